@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// The measured procedure.
+#include <pybind11/functional.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+
+#include "bind.h"
+#include "interrupt.h"
+#include "py_session.h"
+
+namespace py = pybind11;
+
+namespace melt::python {
+namespace {
+
+/// A profiler with the place its trace goes to: a file, or memory.
+class PyProfiler {
+ public:
+  PyProfiler(PySession& session, const std::optional<std::string>& path, std::uint32_t levels,
+             const std::string& metadata_json, std::uint32_t ring_stamps, std::size_t log_bytes)
+      : session_(session),
+        sink_(path ? make_file_sink(*path) : make_memory_sink(bytes_)),
+        profiler_(session.loaded(), *sink_, levels, metadata_json, {ring_stamps, log_bytes}) {}
+
+  RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition) {
+    RunResult result;
+    session_.cancel.store(false);
+    {
+      const py::gil_scoped_release release;
+      const InterruptScope interrupt(session_.cancel);
+      result = profiler_.run(options, on_repetition);
+    }
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();  // what was measured is in the trace by now
+    return result;
+  }
+
+  /// The whole trace where it was kept in memory; empty where it went to a file.
+  py::bytes finish() {
+    profiler_.finish();
+    return py::bytes(reinterpret_cast<const char*>(bytes_.data()), bytes_.size());
+  }
+
+ private:
+  PySession& session_;
+  std::vector<std::uint8_t> bytes_;
+  std::unique_ptr<ByteSink> sink_;
+  Profiler profiler_;
+};
+
+RunOptions make_options(const std::string& prompt, bool parse_special, const std::vector<std::int32_t>& prompt_ids,
+                        std::uint32_t max_tokens, bool ignore_eos, std::uint32_t repeats, std::uint32_t warmup,
+                        float temperature, std::int32_t top_k, float top_p, std::uint32_t seed,
+                        double overhead_budget_s) {
+  RunOptions options;
+  options.prompt = prompt;
+  options.parse_special = parse_special;
+  options.prompt_ids = prompt_ids;
+  options.max_tokens = max_tokens;
+  options.ignore_eos = ignore_eos;
+  options.repeats = repeats;
+  options.warmup = warmup;
+  options.sampler = {temperature, top_k, top_p, seed};
+  options.overhead_budget_s = overhead_budget_s;
+  return options;
+}
+
+}  // namespace
+
+void bind_profiler(py::module_& m) {
+  m.attr("LEVEL_TOKENS") = kLevelTokens;
+  m.attr("LEVEL_OPS") = kLevelOps;
+
+  py::class_<RunOptions>(m, "RunOptions", "What a run is to do.")
+      .def(py::init(&make_options), py::kw_only(), py::arg("prompt"), py::arg("parse_special"), py::arg("prompt_ids"),
+           py::arg("max_tokens"), py::arg("ignore_eos"), py::arg("repeats"), py::arg("warmup"), py::arg("temperature"),
+           py::arg("top_k"), py::arg("top_p"), py::arg("seed"), py::arg("overhead_budget_s"));
+
+  py::class_<RunResult>(m, "RunResult", "What a run gave; its times are in the trace.")
+      .def_readonly("prompt_ids", &RunResult::prompt_ids)
+      .def_readonly("output_ids", &RunResult::output_ids)
+      .def_property_readonly("output_text", [](const RunResult& self) { return py::bytes(self.output_text); })
+      .def_readonly("n_runs", &RunResult::n_runs)
+      .def_readonly("cancelled", &RunResult::cancelled);
+
+  py::class_<PyProfiler>(m, "Profiler", "Measures runs of one session into one trace.")
+      .def(py::init<PySession&, std::optional<std::string>, std::uint32_t, std::string, std::uint32_t, std::size_t>(),
+           py::keep_alive<1, 2>(), py::arg("session"), py::arg("path"), py::kw_only(), py::arg("levels"),
+           py::arg("metadata_json"), py::arg("ring_stamps"), py::arg("log_bytes"))
+      .def("run", &PyProfiler::run, py::arg("options"), py::arg("on_repetition"),
+           "Runs warm-up and repetitions with the GIL released.")
+      .def("finish", &PyProfiler::finish, "Closes the trace and returns its bytes if it was kept in memory.");
+}
+
+}  // namespace melt::python

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loaded models.
+#include <pybind11/functional.h>
+#include <pybind11/stl.h>
+
+#include "bind.h"
+#include "interrupt.h"
+#include "py_session.h"
+
+namespace py = pybind11;
+
+namespace melt::python {
+namespace {
+
+using Progress = std::function<void(float)>;
+
+std::unique_ptr<PySession> load(const std::string& runtime, const std::string& path, std::uint32_t n_ctx,
+                                std::uint32_t n_batch, std::uint32_t n_ubatch, std::uint32_t n_threads, bool use_mmap,
+                                bool check_tensors, bool repack, const Progress& on_progress) {
+  auto session = std::make_unique<PySession>();
+  ModelOptions options;
+  options.path = path;
+  options.n_ctx = n_ctx;
+  options.n_batch = n_batch;
+  options.n_ubatch = n_ubatch;
+  options.n_threads = n_threads;
+  options.use_mmap = use_mmap;
+  options.check_tensors = check_tensors;
+  options.repack = repack;
+  options.cancel = &session->cancel;
+  // pybind11's std::function takes the GIL around each call into Python.
+  if (on_progress) options.on_progress = [&](float done) { return on_progress(done), true; };
+  {
+    const py::gil_scoped_release release;
+    const InterruptScope interrupt(session->cancel);
+    session->model = std::make_unique<LoadedModel>(runtime, options);
+  }
+  return session;
+}
+
+void bind_info(py::module_& m) {
+  py::class_<ModelInfo>(m, "ModelInfo", "What a session has loaded.")
+      .def_readonly("name", &ModelInfo::name)
+      .def_readonly("architecture", &ModelInfo::architecture)
+      .def_readonly("quantization", &ModelInfo::quantization)
+      .def_readonly("n_params", &ModelInfo::n_params)
+      .def_readonly("size_bytes", &ModelInfo::size_bytes)
+      .def_readonly("n_layer", &ModelInfo::n_layer)
+      .def_readonly("n_vocab", &ModelInfo::n_vocab)
+      .def_readonly("n_ctx", &ModelInfo::n_ctx)
+      .def_readonly("n_ctx_train", &ModelInfo::n_ctx_train)
+      .def_readonly("n_batch", &ModelInfo::n_batch);
+}
+
+}  // namespace
+
+void bind_sessions(py::module_& m) {
+  bind_info(m);
+  py::class_<PySession>(m, "Session", "Loaded model + context + KV cache. One run at a time.")
+      .def(py::init(&load), py::arg("runtime"), py::arg("path"), py::kw_only(), py::arg("n_ctx"), py::arg("n_batch"),
+           py::arg("n_ubatch"), py::arg("n_threads"), py::arg("use_mmap"), py::arg("check_tensors"),
+           py::arg("repack"), py::arg("on_progress"))
+      .def_property_readonly(
+          "info", [](PySession& self) { return self.loaded().session().info(); })
+      .def(
+          "encode",
+          [](PySession& self, const std::string& text, bool add_special, bool parse_special) {
+            return self.loaded().session().text().encode(text, add_special, parse_special);
+          },
+          py::arg("text"), py::arg("add_special"), py::arg("parse_special"), "Token ids of a text.")
+      .def(
+          "decode",
+          [](PySession& self, const std::vector<std::int32_t>& ids) {
+            return py::bytes(self.loaded().session().text().decode(ids));
+          },
+          py::arg("ids"), "Text of token ids, as bytes: a token may end inside a character.")
+      .def(
+          "format_chat",
+          [](PySession& self, const std::vector<std::pair<std::string, std::string>>& messages) {
+            std::vector<ChatMessage> chat;
+            for (const auto& [role, content] : messages) chat.push_back({role, content});
+            return self.loaded().session().text().format_chat(chat);
+          },
+          py::arg("messages"), "(role, content) pairs in the model's own chat format.")
+      .def(
+          "cancel", [](PySession& self) { self.cancel.store(true); },
+          "Ends the run under way, if any, between two ops. Call from any thread.")
+      .def(
+          "close",
+          [](PySession& self) {
+            const py::gil_scoped_release release;
+            if (self.model) self.model->unload();
+          },
+          "Frees the model. Calling it twice is harmless.");
+}
+
+}  // namespace melt::python

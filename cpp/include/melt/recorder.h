@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// The seam between runtimes and recording. An adapter stamps groups into the rings and commits whole graphs; nothing
+// here allocates, locks or formats between begin_run and end_run (architecture.md, rule 4).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "melt/clock.h"
+#include "melt/stamp_ring.h"
+#include "melt/trace_format.h"
+
+namespace melt {
+
+/// Work of the procedure itself, outside any graph.
+enum class HostOp : std::uint16_t { kTokenize = 0, kSample = 1 };
+constexpr std::size_t kHostOpKinds = 2;
+
+struct HostEvent {
+  HostOp op;
+  std::uint32_t token;  ///< step of the run it served: 0 is the prefill
+  std::uint64_t begin_ticks;
+  std::uint64_t end_ticks;
+};
+
+/// One executed graph as it lies in the log: per thread a head stamp {thread_begin, count, dropped}, then its stamps.
+struct LoggedGraph {
+  std::uint64_t begin_ticks;
+  std::uint64_t end_ticks;
+  std::uint32_t topology;  ///< the adapter's own slot number; kNone: not captured
+  std::uint32_t token;     ///< step of the run it served
+  std::uint32_t n_threads;
+  std::uint32_t n_groups;   ///< groups executed
+  std::uint32_t n_dropped;  ///< records lost, over all threads
+  bool aborted;
+  std::size_t offset;  ///< of the first head stamp in the log; kNoStamps if the log was full
+};
+constexpr std::size_t kNoStamps = static_cast<std::size_t>(-1);
+
+/// How much a run may record before graphs are dropped (and counted). Sizes are reserved and touched before the run.
+struct RecorderLimits {
+  std::uint32_t ring_stamps = 16384;           ///< groups of one graph, per thread
+  std::size_t log_bytes = std::size_t{1} << 28;  ///< stamps of one run, all threads
+};
+
+class OpRecorder {
+ public:
+  OpRecorder(unsigned n_threads, RecorderLimits limits);
+  OpRecorder(const OpRecorder&) = delete;
+  OpRecorder& operator=(const OpRecorder&) = delete;
+
+  /// Empties the log and makes room for `n_graphs` graphs of about `n_groups` groups. Allocates; never call in a run.
+  void begin_run(std::size_t n_graphs, std::size_t n_groups);
+
+  // Hot path, all noexcept and allocation-free.
+  melt_stamp_ring* rings() noexcept { return rings_.data(); }
+  unsigned n_rings() const noexcept { return static_cast<unsigned>(rings_.size()); }
+  void set_token(std::uint32_t token) noexcept { token_ = token; }
+  void graph_begin(std::uint32_t topology, std::uint64_t ticks) noexcept;
+  /// Moves the rings of `n_threads` threads to the log. Call after the last thread's last barrier.
+  void graph_end(unsigned n_threads, std::uint64_t ticks, bool aborted) noexcept;
+  void host_op(HostOp op, std::uint64_t begin_ticks, std::uint64_t end_ticks) noexcept;
+
+  // After the run.
+  const std::vector<LoggedGraph>& graphs() const noexcept { return graphs_; }
+  const std::vector<HostEvent>& host_events() const noexcept { return host_events_; }
+  const melt_stamp* stamps(const LoggedGraph& graph) const noexcept { return log_.data() + graph.offset; }
+  /// Graphs that found no room even for their head.
+  std::uint64_t graphs_lost() const noexcept { return graphs_lost_; }
+  /// Most groups seen in one graph so far; a better hint for the next begin_run.
+  std::size_t max_groups_seen() const noexcept { return max_groups_seen_; }
+
+ private:
+  RecorderLimits limits_;
+  std::vector<melt_stamp> ring_storage_;
+  std::vector<melt_stamp_ring> rings_;
+  std::vector<melt_stamp> log_;
+  std::size_t log_used_ = 0;
+  std::vector<LoggedGraph> graphs_;
+  std::vector<HostEvent> host_events_;
+  LoggedGraph current_{};
+  std::uint32_t token_ = 0;
+  std::uint64_t graphs_lost_ = 0;
+  std::size_t max_groups_seen_ = 0;
+};
+
+/// A group of graph nodes that ran as one: first and last node index.
+using NodeRange = std::pair<std::uint32_t, std::uint32_t>;
+
+/// What a runtime adapter offers for the level `ops`.
+class OpSource {
+ public:
+  virtual ~OpSource() = default;
+  /// Starts stamping into the recorder; cheap enough to switch between two tokens.
+  /// Raises: Error(kBusy) if another session of this process is being recorded (the hooks exist once).
+  virtual void start(OpRecorder& recorder) = 0;
+  virtual void stop() noexcept = 0;
+  /// Forgets the topologies captured so far; call between runs.
+  virtual void clear() = 0;
+  /// Describes the groups of a topology slot captured since clear(); `topology` fields are left 0.
+  virtual std::vector<OpDefinition> describe(std::uint32_t slot, const std::vector<NodeRange>& groups) const = 0;
+  /// Upper bound of the groups in one graph, known before any ran.
+  virtual std::size_t groups_hint() const noexcept = 0;
+};
+
+/// Copies `text` into a fixed field of a record, cut at a UTF-8 character if it is too long, padded with zero bytes.
+void set_text(char* field, std::size_t size, const std::string& text) noexcept;
+template <std::size_t N>
+void set_text(char (&field)[N], const std::string& text) noexcept {
+  set_text(field, N, text);
+}
+
+}  // namespace melt

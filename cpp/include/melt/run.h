@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one measured procedure: load -> warm up -> prefill -> decode -> unload. Python in process and the device's
+// agent both call this; nobody writes it again (architecture.md, rule 2).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "melt/recorder.h"
+#include "melt/runtime.h"
+#include "melt/trace_writer.h"
+
+namespace melt {
+
+constexpr std::uint32_t kLevelTokens = 1 << 0;
+constexpr std::uint32_t kLevelOps = 1 << 1;
+
+/// A session, its clock, and when it was loaded. Trace time 0 is the start of the load.
+class LoadedModel {
+ public:
+  /// Checks the options and loads. Raises what Runtime::load raises.
+  LoadedModel(const std::string& runtime_name, ModelOptions options);
+  ~LoadedModel();
+
+  Session& session() noexcept { return *session_; }
+  const Runtime& runtime() const noexcept { return *runtime_; }
+  const ModelOptions& options() const noexcept { return options_; }
+  const Clock& clock() const noexcept { return *clock_; }
+  ClockCalibration& calibration() noexcept { return *calibration_; }
+  std::int64_t start_wall_ns() const noexcept { return start_wall_ns_; }
+  PhaseRecord load_phase() const noexcept { return load_phase_; }
+  /// Frees the session; the model cannot run afterwards. Waits for a run under way. Calling it twice is harmless.
+  void unload();
+  bool loaded() const noexcept { return session_ != nullptr; }
+  /// When and how long; duration 0 while still loaded.
+  PhaseRecord unload_phase() const noexcept { return unload_phase_; }
+  /// Held while a run is under way.
+  std::mutex& in_use() noexcept { return in_use_; }
+
+ private:
+  ModelOptions options_;
+  std::unique_ptr<Runtime> runtime_;
+  std::unique_ptr<Clock> clock_;
+  std::unique_ptr<ClockCalibration> calibration_;
+  std::int64_t start_wall_ns_ = 0;
+  std::unique_ptr<Session> session_;
+  PhaseRecord load_phase_{};
+  PhaseRecord unload_phase_{};
+  std::mutex in_use_;
+};
+
+struct RunOptions {
+  std::string prompt;                     ///< text, tokenised in each repetition; used if prompt_ids is empty
+  bool parse_special = true;              ///< whether `prompt` may contain special tokens such as <|im_start|>
+  std::vector<std::int32_t> prompt_ids;   ///< token ids, replayed as they are
+  std::uint32_t max_tokens = 128;         ///< output tokens per repetition, at least 1
+  bool ignore_eos = false;                ///< go on after end-of-text, so that every repetition has max_tokens
+  std::uint32_t repeats = 1;
+  std::uint32_t warmup = 1;               ///< repetitions before those; kept in the trace and marked
+  SamplerOptions sampler;
+  /// Time for measuring this instrument's own cost, for each of prefill and decode; 0: not measured, and said so.
+  double overhead_budget_s = 1.0;
+};
+
+struct RunResult {
+  std::vector<std::int32_t> prompt_ids;
+  std::vector<std::int32_t> output_ids;  ///< of the first measured repetition
+  std::string output_text;
+  std::uint32_t n_runs = 0;  ///< repetitions in the trace, warm-up included
+  bool cancelled = false;
+};
+
+/// Measures runs of one model into one trace.
+class Profiler {
+ public:
+  /// Writes the trace's head. `metadata_json`: an object of the caller's own, merged into the metadata.
+  Profiler(LoadedModel& model, ByteSink& sink, std::uint32_t levels, const std::string& metadata_json = "{}",
+           RecorderLimits limits = {});
+  ~Profiler();
+
+  /// Runs warm-up and repetitions and writes each when it is over; what was measured before an error or a cancel is
+  /// in the trace. `on_repetition(done, total)` is called between repetitions.
+  /// Raises: Error(kInvalidArgument) before anything runs; Error(kBusy); what Session::evaluate raises; Error(kIo).
+  RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition = {});
+
+  /// Closes the trace, with the unload phase if the model has been unloaded by now. Calling it twice is harmless.
+  void finish();
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace melt

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the hot path writes: one 16-byte stamp per executed group and thread, when the kernel ends and before the
+ * barrier. Plain C, because the patch of ggml-cpu.c (third_party/patches/llama.cpp/0002) includes it.
+ *
+ * One stamp is enough. All threads leave a group's barrier together, at the latest end of any of them, so
+ *   start(n)     = max over threads of end(n-1)      (thread_begin for the first group)
+ *   compute_i(n) = end_i(n) - start(n)
+ *   wait_i(n)    = max over threads of end(n) - end_i(n)
+ */
+#ifndef MELT_STAMP_RING_H
+#define MELT_STAMP_RING_H
+
+#include <stdint.h>
+
+#if defined(__x86_64__)
+#include <x86intrin.h>
+#else
+#include <time.h>
+#endif
+
+/* The raw counter of this machine: the same one that melt::Clock reads. */
+static inline uint64_t melt_ticks(void) {
+#if defined(__x86_64__)
+  return __rdtsc();
+#elif defined(__aarch64__)
+  uint64_t value;
+  __asm__ volatile("mrs %0, cntvct_el0" : "=r"(value));
+  return value;
+#else
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+#endif
+}
+
+struct melt_stamp {
+  uint64_t ticks;      /* when this thread finished the group's kernel */
+  uint32_t first_node; /* index of the group's first node in the graph */
+  uint32_t last_node;  /* and of its last: the same unless ops were fused */
+};
+
+/* Written by one thread only; emptied between graphs. Small, so that it stays in the L1 cache. */
+struct melt_stamp_ring {
+  struct melt_stamp* stamps;
+  uint32_t capacity;
+  uint32_t count;        /* stamps of the last graph */
+  uint32_t dropped;      /* groups of the last graph that found the ring full */
+  uint32_t reserved;
+  uint64_t thread_begin; /* when this thread began the last graph */
+  uint8_t padding[64 - 32]; /* one cache line per ring: no false sharing */
+};
+
+#endif /* MELT_STAMP_RING_H */

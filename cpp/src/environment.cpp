@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "melt/environment.h"
+
+#include <sched.h>
+#include <sys/resource.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+
+#include "json.h"
+#include "melt_build_info.h"
+
+namespace melt {
+namespace {
+
+std::string first_line(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+/// The value of the first "key : value" line of a /proc file; empty if there is none.
+std::string proc_value(const std::string& path, const std::string& key) {
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    if (line.compare(0, key.size(), key) != 0) continue;
+    const std::size_t begin = line.find_first_not_of(" \t:", key.size());
+    return begin == std::string::npos ? "" : line.substr(begin);
+  }
+  return "";
+}
+
+int cpus_allowed() {
+#if defined(__linux__)
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+  return static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+}
+
+}  // namespace
+
+std::string device_json() {
+  JsonObject device, missing;
+  const auto add = [&](const char* key, const std::string& value, const char* reason) {
+    if (value.empty()) {
+      missing.add(key, reason);
+    } else {
+      device.add(key, value);
+    }
+  };
+  utsname names{};
+  uname(&names);
+  device.add("hostname", names.nodename);
+  device.add("os", std::string(names.sysname) + " " + names.release);
+  device.add("machine", names.machine);
+  add("cpu_model", proc_value("/proc/cpuinfo", "model name"), "/proc/cpuinfo has no \"model name\" line");
+  std::string features = proc_value("/proc/cpuinfo", "flags");
+  if (features.empty()) features = proc_value("/proc/cpuinfo", "Features");
+  add("cpu_features", features, "/proc/cpuinfo lists no CPU features");
+  device.add("n_cpus", static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)));
+  device.add("n_cpus_allowed", cpus_allowed());
+  add("governor", first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+      "no cpufreq in /sys: virtual machine, or a kernel without it");
+  const std::string memory_kb = proc_value("/proc/meminfo", "MemTotal");
+  if (memory_kb.empty()) {
+    missing.add("mem_total_bytes", "/proc/meminfo cannot be read");
+  } else {
+    device.add("mem_total_bytes", static_cast<std::uint64_t>(std::strtoull(memory_kb.c_str(), nullptr, 10)) * 1024);
+  }
+  double load[1] = {0};
+  if (getloadavg(load, 1) == 1) device.add("load_average", load[0]);
+  return device.add_raw("missing", missing.str()).str();
+}
+
+std::string build_json() {
+  return JsonObject()
+      .add("version", MELT_BUILD_VERSION)
+      .add("type", MELT_BUILD_TYPE)
+      .add("compiler", MELT_BUILD_COMPILER)
+      .add("flags", MELT_BUILD_FLAGS)
+      .add("instructions", MELT_BUILD_INSTRUCTIONS)
+      .add("processor", MELT_BUILD_PROCESSOR)
+      .add("sanitizers", MELT_BUILD_SANITIZE)
+      .str();
+}
+
+double peak_rss_bytes() noexcept {
+#if defined(__linux__)
+  try {
+    const std::string kb = proc_value("/proc/self/status", "VmHWM");
+    if (!kb.empty()) return std::strtod(kb.c_str(), nullptr) * 1024.0;
+  } catch (...) {
+    return std::nan("");
+  }
+  return std::nan("");
+#else
+  rusage usage{};
+  return getrusage(RUSAGE_SELF, &usage) == 0 ? static_cast<double>(usage.ru_maxrss) : std::nan("");  // bytes on Darwin
+#endif
+}
+
+}  // namespace melt

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writes the few JSON objects of a trace's metadata. Reading JSON is Python's business.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+
+namespace melt {
+
+/// `text` as a JSON string with its quotes; bytes that are not UTF-8 become U+FFFD.
+std::string json_string(const std::string& text);
+
+class JsonObject {
+ public:
+  JsonObject& add(const char* key, const std::string& value) { return add_raw(key, json_string(value)); }
+  JsonObject& add(const char* key, const char* value) { return add(key, std::string(value)); }
+  JsonObject& add(const char* key, bool value) { return add_raw(key, value ? "true" : "false"); }
+  JsonObject& add(const char* key, std::uint64_t value) { return add_raw(key, std::to_string(value)); }
+  JsonObject& add(const char* key, std::uint32_t value) { return add_raw(key, std::to_string(value)); }
+  JsonObject& add(const char* key, int value) { return add_raw(key, std::to_string(value)); }
+  JsonObject& add(const char* key, double value) {
+    if (!std::isfinite(value)) return add_raw(key, "null");
+    char text[32];
+    std::snprintf(text, sizeof text, "%.17g", value);
+    return add_raw(key, text);
+  }
+  /// `json` must itself be a JSON value.
+  JsonObject& add_raw(const char* key, const std::string& json) {
+    body_ += (body_.empty() ? "" : ", ") + json_string(key) + ": " + json;
+    return *this;
+  }
+  std::string str() const { return "{" + body_ + "}"; }
+
+ private:
+  std::string body_;
+};
+
+}  // namespace melt

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// From stamps to records: what is done after a run so that nothing of it is done during one.
+#pragma once
+
+#include <cstdint>
+#include <unordered_map>
+#include <vector>
+
+#include "melt/clock.h"
+#include "melt/recorder.h"
+#include "melt/trace_format.h"
+#include "melt/trace_writer.h"
+
+namespace melt {
+
+/// Turns the recorder's log into graphs and ops tables, and gives op definitions their row numbers for a whole trace.
+class OpRecordWriter {
+ public:
+  OpRecordWriter(TraceWriter& writer, const ClockCalibration& calibration) : writer_(writer), calibration_(calibration) {}
+
+  struct Counts {
+    std::uint32_t n_graphs = 0;
+    std::uint64_t n_groups = 0;
+    std::uint64_t n_records = 0;
+    std::uint64_t n_dropped = 0;
+  };
+
+  /// Writes the definitions that are new, then graphs and ops. Rows of the run's steps begin at `first_token`.
+  Counts write_run(const OpRecorder& recorder, const OpSource* source, std::uint32_t first_token);
+
+ private:
+  struct Topology {
+    std::uint32_t number = kNone;
+    std::unordered_map<std::uint32_t, std::uint32_t> op_of_node;  ///< first node of a group -> row of its definition
+    std::vector<OpDefinition> content;                            ///< with the `topology` fields left 0
+  };
+
+  const Topology& topology_for(const OpRecorder& recorder, const OpSource& source, const LoggedGraph& graph);
+  void append_graph(const OpRecorder& recorder, const LoggedGraph& graph, const Topology& topology,
+                    std::uint32_t token_row, Counts& counts);
+  void append_host_ops(const OpRecorder& recorder, std::uint32_t first_token);
+  std::uint32_t host_op_definition(HostOp op);
+  void flush_ops();
+
+  TraceWriter& writer_;
+  const ClockCalibration& calibration_;
+  std::uint32_t n_definitions_ = 0;
+  std::uint32_t n_topologies_ = 0;
+  std::uint32_t n_graphs_ = 0;
+  std::uint32_t host_ops_[kHostOpKinds] = {kNone, kNone};
+  /// By hash of the content: the same definitions share one topology number, whichever run they came from.
+  std::unordered_multimap<std::size_t, Topology> known_;
+  std::unordered_map<std::uint32_t, const Topology*> by_slot_;  ///< of the run being written
+  std::vector<OpDefinition> new_definitions_;
+  std::vector<GraphRecord> graphs_;
+  std::vector<OpRecord> ops_;
+};
+
+}  // namespace melt

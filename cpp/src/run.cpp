@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "melt/run.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <random>
+
+#include "melt/environment.h"
+#include "json.h"
+#include "melt/error.h"
+#include "op_records.h"
+#include "overhead.h"
+#include "repetition.h"
+#include "run_metadata.h"
+
+namespace melt {
+namespace {
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw Error(ErrorKind::kInvalidArgument, message);
+}
+
+void check_options(const ModelOptions& options) {
+  require(options.n_threads >= 1, "n_threads is 0: give at least 1 thread");
+  require(options.n_threads <= 512, "n_threads is " + std::to_string(options.n_threads) + ": at most 512");
+  require(options.n_batch >= 1, "n_batch is 0: give at least 1 token");
+  require(options.n_ubatch >= 1, "n_ubatch is 0: give at least 1 token");
+}
+
+FileHeader make_header(const LoadedModel& model, const ClockCalibration& calibration) {
+  FileHeader header{};
+  header.clock_id = static_cast<std::uint32_t>(model.clock().id());
+  header.counter_hz = calibration.counter_hz();
+  header.start_wall_ns = model.start_wall_ns();
+  std::random_device random;
+  for (std::uint8_t& byte : header.trace_id) byte = static_cast<std::uint8_t>(random());
+  return header;
+}
+
+}  // namespace
+
+LoadedModel::LoadedModel(const std::string& runtime_name, ModelOptions options)
+    : options_(std::move(options)), runtime_(make_runtime(runtime_name)) {
+  check_options(options_);
+  clock_ = runtime_->make_clock(options_);
+  calibration_ = std::make_unique<ClockCalibration>(*clock_);
+  start_wall_ns_ = std::chrono::duration_cast<std::chrono::nanoseconds>(
+                       std::chrono::system_clock::now().time_since_epoch())
+                       .count();
+  calibration_->set_epoch(clock_->ticks());
+  session_ = runtime_->load(options_, *clock_);
+  load_phase_.run = kNone;
+  load_phase_.phase = static_cast<std::uint16_t>(Phase::kLoad);
+  load_phase_.duration_ns = calibration_->to_ns(clock_->ticks());
+}
+
+LoadedModel::~LoadedModel() = default;
+
+void LoadedModel::unload() {
+  const std::lock_guard<std::mutex> guard(in_use_);
+  if (!session_) return;
+  const std::uint64_t begin = clock_->ticks();
+  session_.reset();
+  unload_phase_.run = kNone;
+  unload_phase_.phase = static_cast<std::uint16_t>(Phase::kUnload);
+  unload_phase_.start_ns = calibration_->to_ns(begin);
+  unload_phase_.duration_ns = calibration_->span_ns(begin, clock_->ticks());
+}
+
+class Profiler::Impl {
+ public:
+  Impl(LoadedModel& model, ByteSink& sink, std::uint32_t levels, const std::string& metadata, RecorderLimits limits)
+      : model_(model),
+        levels_(levels),
+        calibration_(model.calibration()),
+        writer_(sink, make_header(model, calibration_)),
+        record_writer_(writer_, calibration_),
+        recorder_(model.options().n_threads, limits) {
+    require(levels_ != 0, "no level given: choose from tokens, ops");
+    if (wants_ops() && source() == nullptr) {
+      throw Error(ErrorKind::kInvalidArgument,
+                  "runtime " + model.runtime().name() + " cannot record level ops: use --levels tokens");
+    }
+    writer_.write_metadata(metadata);
+    writer_.write_metadata(head_metadata(model, model.session().info(), levels, limits));
+    writer_.write(ChunkKind::kPhases, std::vector<PhaseRecord>{model.load_phase()});
+  }
+
+  RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition);
+  void finish();
+
+ private:
+  bool wants_ops() const { return (levels_ & kLevelOps) != 0; }
+  OpSource* source() { return model_.session().ops(); }
+  bool cancelled() const {
+    const std::atomic<bool>* flag = model_.options().cancel;
+    return flag != nullptr && flag->load(std::memory_order_relaxed);
+  }
+
+  std::vector<std::int32_t> checked_prompt(const RunOptions& options);
+  void record_repetition(const RunOptions& options, std::size_t n_prompt, bool warmup, RunResult& result);
+  void execute(const RunOptions& options, Repetition& rep);
+  bool prefill(Repetition& rep);
+  void decode(const RunOptions& options, Repetition& rep);
+  bool keep_token(const RunOptions& options, Repetition& rep);
+  void write(const Repetition& rep);
+  void measure_cost(const RunOptions& options, const std::vector<std::int32_t>& prompt);
+
+  LoadedModel& model_;
+  std::uint32_t levels_;
+  ClockCalibration& calibration_;
+  TraceWriter writer_;
+  OpRecordWriter record_writer_;
+  OpRecorder recorder_;
+  std::uint32_t n_runs_ = 0;
+  std::uint32_t n_tokens_ = 0;
+  bool overhead_done_ = false;
+  bool finished_ = false;
+};
+
+std::vector<std::int32_t> Profiler::Impl::checked_prompt(const RunOptions& options) {
+  require(options.max_tokens >= 1, "max_tokens is 0: ask for at least 1 output token");
+  require(options.repeats >= 1, "repeats is 0: ask for at least 1 repetition");
+  require(std::isfinite(options.sampler.temperature) && options.sampler.temperature >= 0.0f,
+          "temperature must be a number, 0 or more");
+  require(options.sampler.top_p > 0.0f && options.sampler.top_p <= 1.0f, "top_p must lie in (0, 1]");
+  const ModelInfo& info = model_.session().info();
+  const std::vector<std::int32_t> ids =
+      options.prompt_ids.empty() ? model_.session().text().encode(options.prompt, true, options.parse_special)
+                                 : options.prompt_ids;
+  require(!ids.empty(), "the prompt is empty: give at least one token");
+  require(ids.size() < info.n_ctx, "the prompt has " + std::to_string(ids.size()) + " tokens, but the context holds " +
+                                       std::to_string(info.n_ctx) + ": shorten it or raise the context length (n_ctx)");
+  for (const std::int32_t id : ids) {
+    require(id >= 0 && static_cast<std::uint32_t>(id) < info.n_vocab,
+            "token id " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(info.n_vocab));
+  }
+  return ids;
+}
+
+RunResult Profiler::Impl::run(const RunOptions& options,
+                              const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition) {
+  require(!finished_, "this trace is finished: start a new profile");
+  require(model_.loaded(), "the model has been closed: load it again");
+  const std::unique_lock<std::mutex> use(model_.in_use(), std::try_to_lock);
+  if (!use.owns_lock()) {
+    throw Error(ErrorKind::kBusy, "this model is already running in another thread: wait for it, or load it twice");
+  }
+  RunResult result;
+  result.prompt_ids = checked_prompt(options);
+  writer_.write_metadata(run_metadata(options));
+  const std::uint32_t total = options.warmup + options.repeats;
+  for (std::uint32_t i = 0; i < total && !result.cancelled; ++i) {
+    if (i == options.warmup) measure_cost(options, result.prompt_ids);
+    if (on_repetition) on_repetition(i, total);
+    record_repetition(options, result.prompt_ids.size(), i < options.warmup, result);
+    ++result.n_runs;
+  }
+  if (on_repetition && !result.cancelled) on_repetition(total, total);
+  result.output_text = model_.session().text().decode(result.output_ids);
+  return result;
+}
+
+/// One repetition and its writing; what it measured before an error is written before the error goes on.
+void Profiler::Impl::record_repetition(const RunOptions& options, std::size_t n_prompt, bool warmup,
+                                       RunResult& result) {
+  Repetition rep;
+  rep.warmup = warmup;
+  rep.steps.reserve(static_cast<std::size_t>(options.max_tokens) + 1);
+  if (wants_ops()) {
+    const std::size_t hint = std::max(recorder_.max_groups_seen(), source()->groups_hint());
+    recorder_.begin_run(n_prompt / model_.options().n_ubatch + options.max_tokens + 8, hint);
+    source()->clear();
+    source()->start(recorder_);
+  }
+  const auto stop_recording = [&] {
+    if (wants_ops()) source()->stop();
+  };
+  try {
+    execute(options, rep);
+  } catch (...) {
+    stop_recording();
+    rep.stop = StopReason::kError;
+    write(rep);
+    throw;
+  }
+  stop_recording();
+  write(rep);
+  result.cancelled = rep.stop == StopReason::kCancelled;
+  if (!warmup && result.output_ids.empty()) {
+    for (std::uint32_t i = 0; i < rep.n_output; ++i) result.output_ids.push_back(rep.steps[i].token_id);
+  }
+}
+
+/// The measured part. From here to its end nothing of ours allocates, locks, formats or writes, but for the prompt's
+/// own tokenisation, which is part of what is measured.
+void Profiler::Impl::execute(const RunOptions& options, Repetition& rep) {
+  model_.session().reset(options.sampler);
+  const Clock& clock = model_.clock();
+  rep.begin = rep.tokenized = clock.ticks();
+  if (options.prompt_ids.empty()) {
+    rep.prompt = model_.session().text().encode(options.prompt, true, options.parse_special);
+    rep.tokenized = clock.ticks();
+    if (wants_ops()) recorder_.host_op(HostOp::kTokenize, rep.begin, rep.tokenized);
+  } else {
+    rep.prompt = options.prompt_ids;
+  }
+  if (prefill(rep) && keep_token(options, rep)) decode(options, rep);
+}
+
+/// Evaluates the prompt, n_batch tokens at a time. Returns false if it did not come to its end.
+bool Profiler::Impl::prefill(Repetition& rep) {
+  const Clock& clock = model_.clock();
+  const std::size_t n_batch = model_.session().info().n_batch;
+  rep.prefill_begin = clock.ticks();
+  for (std::size_t done = 0; done < rep.prompt.size(); done += n_batch) {
+    const std::size_t n = std::min(n_batch, rep.prompt.size() - done);
+    const EvalStatus status = model_.session().evaluate(rep.prompt.data() + done, n);
+    if (status != EvalStatus::kOk || cancelled()) {
+      rep.stop = status == EvalStatus::kContextFull ? StopReason::kContextFull : StopReason::kCancelled;
+      return false;
+    }
+  }
+  rep.prefill_end = clock.ticks();
+  return true;
+}
+
+/// Samples the token after the last evaluated one. Returns whether another one is to follow.
+bool Profiler::Impl::keep_token(const RunOptions& options, Repetition& rep) {
+  const Clock& clock = model_.clock();
+  const std::uint64_t begin = clock.ticks();
+  const std::int32_t id = model_.session().sample();
+  const std::uint64_t end = clock.ticks();
+  if (wants_ops()) recorder_.host_op(HostOp::kSample, begin, end);
+  rep.steps.push_back({end, id});
+  if (!options.ignore_eos && model_.session().text().is_end_of_text(id)) {
+    rep.stop = StopReason::kEndOfText;
+    return false;
+  }
+  return ++rep.n_output < options.max_tokens;
+}
+
+void Profiler::Impl::decode(const RunOptions& options, Repetition& rep) {
+  do {
+    recorder_.set_token(static_cast<std::uint32_t>(rep.steps.size()));
+    const EvalStatus status = model_.session().evaluate(&rep.steps.back().token_id, 1);
+    if (status != EvalStatus::kOk || cancelled()) {
+      rep.stop = status == EvalStatus::kContextFull ? StopReason::kContextFull : StopReason::kCancelled;
+      return;
+    }
+  } while (keep_token(options, rep));
+}
+
+void Profiler::Impl::write(const Repetition& rep) {
+  calibration_.refine();
+  const std::vector<TokenRecord> tokens = token_rows(rep, n_runs_, calibration_);
+  writer_.write(ChunkKind::kPrompts, prompt_rows(rep, n_runs_));
+  writer_.write(ChunkKind::kPhases, phase_rows(rep, n_runs_, calibration_));
+  writer_.write(ChunkKind::kTokens, tokens);
+
+  RunRecord run = run_row(rep, n_runs_, calibration_);
+  run.n_threads = model_.options().n_threads;
+  run.peak_rss_bytes = peak_rss_bytes();
+  if (wants_ops()) {
+    const OpRecordWriter::Counts counts = record_writer_.write_run(recorder_, source(), n_tokens_);
+    run.n_graphs = counts.n_graphs;
+    run.n_groups = counts.n_groups;
+    run.n_records = counts.n_records;
+    run.n_dropped = counts.n_dropped;
+  }
+  writer_.write(ChunkKind::kRuns, std::vector<RunRecord>{run});
+  n_tokens_ += static_cast<std::uint32_t>(tokens.size());
+  ++n_runs_;
+}
+
+void Profiler::Impl::measure_cost(const RunOptions& options, const std::vector<std::int32_t>& prompt) {
+  if (!wants_ops() || overhead_done_ || cancelled()) return;
+  overhead_done_ = true;
+  const OverheadResult result = measure_overhead(model_, recorder_, prompt, options);
+  writer_.write(ChunkKind::kOverhead, result.pairs);
+  writer_.write_metadata("{\"overhead_notes\": " + json_string(result.note) + "}");
+}
+
+void Profiler::Impl::finish() {
+  if (finished_) return;
+  finished_ = true;
+  calibration_.refine();
+  if (!model_.loaded()) writer_.write(ChunkKind::kPhases, std::vector<PhaseRecord>{model_.unload_phase()});
+  writer_.write_metadata(tail_metadata(calibration_));
+  writer_.finish();
+}
+
+Profiler::Profiler(LoadedModel& model, ByteSink& sink, std::uint32_t levels, const std::string& metadata_json,
+                   RecorderLimits limits)
+    : impl_(std::make_unique<Impl>(model, sink, levels, metadata_json, limits)) {}
+
+Profiler::~Profiler() = default;
+
+RunResult Profiler::run(const RunOptions& options,
+                        const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition) {
+  return impl_->run(options, on_repetition);
+}
+
+void Profiler::finish() { impl_->finish(); }
+
+}  // namespace melt

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// The metadata that the measured procedure writes into every trace, as JSON objects.
+#pragma once
+
+#include <string>
+
+#include "melt/run.h"
+
+namespace melt {
+
+/// When the trace begins: model, runtime, build, device, and how the session was set up.
+std::string head_metadata(const LoadedModel& model, const ModelInfo& info, std::uint32_t levels, RecorderLimits limits);
+/// At each run: what was asked for.
+std::string run_metadata(const RunOptions& options);
+/// When the trace ends: how well the clocks agreed.
+std::string tail_metadata(const ClockCalibration& calibration);
+
+}  // namespace melt

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The hook that third_party/patches/llama.cpp/0002-cpu-op-hooks.patch builds into ggml-cpu's node loop, and that
+ * op_hooks.cpp serves. Plain C: ggml-cpu.c includes it.
+ *
+ * Cost when off: one NULL test per group. When on: one counter read and one 16-byte store per group and thread,
+ * before the barrier (benchmarks/overhead).
+ */
+#ifndef MELT_GGML_HOOK_H
+#define MELT_GGML_HOOK_H
+
+#include "melt/stamp_ring.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct ggml_cgraph;
+
+struct ggml_melt_hook {
+  struct melt_stamp_ring* rings; /* one for each thread index */
+  int n_rings;
+  void* user;
+  /* Called by the thread that computes the graph, before the other threads start and after the last barrier. */
+  void (*graph_begin)(void* user, const struct ggml_cgraph* graph);
+  void (*graph_end)(void* user, int n_threads, int aborted);
+};
+
+/* NULL: off. Change it only while no graph is being computed. */
+extern struct ggml_melt_hook* ggml_melt_active;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* MELT_GGML_HOOK_H */

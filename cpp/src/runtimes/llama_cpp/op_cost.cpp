@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "op_cost.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace melt::llama_cpp {
+namespace {
+
+const double kUnknown = std::nan("");
+
+double elements(const CapturedTensor& t) {
+  return static_cast<double>(t.ne[0]) * static_cast<double>(t.ne[1]) * static_cast<double>(t.ne[2]) *
+         static_cast<double>(t.ne[3]);
+}
+
+double rows(const CapturedTensor& t) { return elements(t) / static_cast<double>(t.ne[0]); }
+
+/// Bytes of the tensor's elements: not the span of a view, and not the original size of repacked weights.
+double bytes(const CapturedTensor& t) {
+  if (t.weight != nullptr && t.buffer_type != nullptr && t.weight->view_src == nullptr) {
+    const double stored = static_cast<double>(ggml_backend_buft_get_alloc_size(t.buffer_type, t.weight));
+    const double whole = static_cast<double>(ggml_nelements(t.weight));
+    return stored * elements(t) / whole;
+  }
+  return static_cast<double>(ggml_row_size(t.type, t.ne[0])) * rows(t);
+}
+
+double row_bytes(const CapturedTensor& t) { return bytes(t) / rows(t); }
+
+/// Every source read once, the result written once.
+OpCost streaming(const CapturedNode& node, const CapturedTensor* src, double flops) {
+  double read = 0;
+  for (std::uint32_t i = 0; i < node.n_sources; ++i) read += bytes(src[i]);
+  return {flops, read, bytes(node.tensor)};
+}
+
+/// [n, k] x [m, k] -> [m, n]: 2 m n k.
+OpCost matrix_product(const CapturedNode& node, const CapturedTensor* src) {
+  return streaming(node, src, 2.0 * static_cast<double>(src[0].ne[0]) * elements(node.tensor));
+}
+
+/// Mixture of experts: of the expert matrices only as many as the ids can name. Which of them coincide is in the data,
+/// so for several tokens this is the largest possible number.
+OpCost expert_product(const CapturedNode& node, const CapturedTensor* src) {
+  const CapturedTensor& experts = src[0];
+  const CapturedTensor& ids = src[2];
+  const double used = std::min(static_cast<double>(experts.ne[2]), elements(ids));
+  const double read = bytes(experts) / static_cast<double>(experts.ne[2]) * used + bytes(src[1]) + bytes(ids);
+  return {2.0 * static_cast<double>(experts.ne[0]) * elements(node.tensor), read, bytes(node.tensor)};
+}
+
+/// Q K^T and the product with V: 2 n_q n_kv (d_k + d_v) per head; scaling and softmax, n_q n_kv each, are left out.
+OpCost flash_attention(const CapturedNode& node, const CapturedTensor* src) {
+  const CapturedTensor &q = src[0], &k = src[1], &v = src[2];
+  const double pairs = static_cast<double>(q.ne[1]) * static_cast<double>(k.ne[1]);
+  const double heads = static_cast<double>(q.ne[2]) * static_cast<double>(q.ne[3]);
+  return streaming(node, src, 2.0 * pairs * heads * static_cast<double>(k.ne[0] + v.ne[0]));
+}
+
+/// A row lookup reads its rows, not the table.
+OpCost row_lookup(const CapturedNode& node, const CapturedTensor* src) {
+  return {0.0, row_bytes(src[0]) * elements(src[1]) + bytes(src[1]), bytes(node.tensor)};
+}
+
+/// Writes rows into a cache: the rows given, in the cache's type.
+OpCost row_store(const CapturedNode& node, const CapturedTensor* src) {
+  const double written = static_cast<double>(ggml_row_size(node.tensor.type, src[0].ne[0])) * rows(src[0]);
+  return {0.0, bytes(src[0]) + bytes(src[1]), written};
+}
+
+/// The selective scan (Mamba): per state element a decay, an input product, two sums and an output product = 6.
+OpCost selective_scan(const CapturedNode& node, const CapturedTensor* src) {
+  const double state = static_cast<double>(src[0].ne[0]);
+  return streaming(node, src, 6.0 * state * elements(src[1]));
+}
+
+/// Convolution over the last d_conv inputs of each channel: 2 d_conv per output.
+OpCost causal_convolution(const CapturedNode& node, const CapturedTensor* src) {
+  return streaming(node, src, 2.0 * static_cast<double>(src[1].ne[0]) * elements(node.tensor));
+}
+
+/// FLOPs per element of the result where that is all there is to it; negative: none of these.
+double flops_per_element(const CapturedNode& node) {
+  switch (node.tensor.op) {
+    case GGML_OP_DUP: case GGML_OP_CPY: case GGML_OP_CONT: case GGML_OP_CONCAT: case GGML_OP_REPEAT:
+    case GGML_OP_PAD: case GGML_OP_FILL: case GGML_OP_ARGSORT: case GGML_OP_TOP_K: case GGML_OP_DIAG_MASK_INF:
+      return 0;
+    case GGML_OP_ADD: case GGML_OP_ADD1: case GGML_OP_ADD_ID: case GGML_OP_SUB: case GGML_OP_MUL: case GGML_OP_DIV:
+    case GGML_OP_SQR: case GGML_OP_SQRT: case GGML_OP_LOG: case GGML_OP_SIN: case GGML_OP_COS: case GGML_OP_CLAMP:
+    case GGML_OP_CUMSUM:
+      return 1;
+    case GGML_OP_SCALE:
+      return 2;  // s x + b
+    case GGML_OP_RMS_NORM: case GGML_OP_L2_NORM: case GGML_OP_ROPE:
+      return 3;  // square, sum, scale; a rotation is 6 for a pair
+    case GGML_OP_NORM: case GGML_OP_GROUP_NORM: case GGML_OP_SOFT_MAX:
+      return 5;  // mean, difference, square, sum, scale; scale, maximum, difference, exponential and sum, quotient
+    case GGML_OP_UNARY:
+      return 1;  // one function value, whatever it costs to evaluate
+    case GGML_OP_GLU:
+      return 2;  // one function value and one product
+    default:
+      return -1;
+  }
+}
+
+}  // namespace
+
+OpCost cost_of(const CapturedNode& node, const CapturedTensor* src) {
+  switch (node.tensor.op) {
+    case GGML_OP_MUL_MAT: return matrix_product(node, src);
+    case GGML_OP_MUL_MAT_ID: return expert_product(node, src);
+    case GGML_OP_FLASH_ATTN_EXT: return flash_attention(node, src);
+    case GGML_OP_GET_ROWS: return row_lookup(node, src);
+    case GGML_OP_SET_ROWS: return row_store(node, src);
+    case GGML_OP_SSM_SCAN: return selective_scan(node, src);
+    case GGML_OP_SSM_CONV: return causal_convolution(node, src);
+    case GGML_OP_SUM_ROWS: case GGML_OP_SUM: case GGML_OP_MEAN: case GGML_OP_ARGMAX:
+      return streaming(node, src, elements(src[0]));
+    case GGML_OP_CPY:  // its second source is where it writes to
+      return {0.0, bytes(src[0]), bytes(node.tensor)};
+    default: break;
+  }
+  const double per_element = flops_per_element(node);
+  if (per_element < 0) return {kUnknown, kUnknown, kUnknown};
+  return streaming(node, src, per_element * elements(node.tensor));
+}
+
+}  // namespace melt::llama_cpp

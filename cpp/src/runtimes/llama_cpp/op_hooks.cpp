@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "op_hooks.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+
+#include "attribution.h"
+#include "melt/error.h"
+#include "op_cost.h"
+
+namespace melt::llama_cpp {
+namespace {
+
+constexpr std::size_t kTopologiesAtOnce = 12;  // of one run: a decode graph for each 256 tokens of context, prefills
+
+std::mutex hook_mutex;  // guards the change of ggml_melt_active, of which ggml has one
+
+std::string op_type_of(const CapturedNode& node) {
+  if (node.tensor.op == GGML_OP_UNARY) return ggml_unary_op_name(static_cast<ggml_unary_op>(node.op_params[0]));
+  if (node.tensor.op == GGML_OP_GLU) return ggml_glu_op_name(static_cast<ggml_glu_op>(node.op_params[0]));
+  return ggml_op_name(node.tensor.op);
+}
+
+void set_shape(std::int64_t (&shape)[4], const CapturedTensor& tensor) {
+  for (int axis = 0; axis < 4; ++axis) shape[axis] = tensor.ne[3 - axis];  // ggml's ne[0] is the fastest axis
+}
+
+const char* buffer_name(const CapturedTensor& tensor) {
+  return tensor.buffer_type == nullptr ? "none" : ggml_backend_buft_name(tensor.buffer_type);
+}
+
+/// Adds one node of a group to the group's definition: an intermediate result is neither written nor read.
+void add_node(OpDefinition& definition, const CapturedNode& node, const CapturedTensor* sources,
+              const CapturedNode* before) {
+  const OpCost cost = cost_of(node, sources);
+  definition.flops += cost.flops;
+  definition.bytes_read += cost.bytes_read;
+  definition.bytes_written = cost.bytes_written;
+  if (before == nullptr) return;
+  for (std::uint32_t i = 0; i < node.n_sources; ++i) {
+    if (sources[i].root == before->tensor.root) {
+      definition.bytes_read -= cost_of(*before, sources).bytes_written;
+      break;
+    }
+  }
+}
+
+}  // namespace
+
+OpHooks::OpHooks(std::size_t nodes_hint) : nodes_hint_(nodes_hint) {
+  hook_.user = this;
+  hook_.graph_begin = on_graph_begin;
+  hook_.graph_end = on_graph_end;
+  clear();
+}
+
+OpHooks::~OpHooks() { stop(); }
+
+void OpHooks::start(OpRecorder& recorder) {
+  const std::lock_guard<std::mutex> guard(hook_mutex);
+  if (ggml_melt_active != nullptr && ggml_melt_active != &hook_) {
+    throw Error(ErrorKind::kBusy,
+                "another llama.cpp session of this process is recording ops: run one after the other, or in processes "
+                "of their own");
+  }
+  recorder_ = &recorder;
+  hook_.rings = recorder.rings();
+  hook_.n_rings = static_cast<int>(recorder.n_rings());
+  ggml_melt_active = &hook_;
+}
+
+void OpHooks::stop() noexcept {
+  const std::lock_guard<std::mutex> guard(hook_mutex);
+  if (ggml_melt_active == &hook_) ggml_melt_active = nullptr;
+}
+
+void OpHooks::clear() {
+  topologies_.clear();
+  topologies_.reserve(kTopologiesAtOnce * groups_hint());
+}
+
+std::size_t OpHooks::groups_hint() const noexcept {
+  return topologies_.max_nodes() > 0 ? topologies_.max_nodes() : nodes_hint_;
+}
+
+void OpHooks::on_graph_begin(void* user, const ggml_cgraph* graph) {
+  OpHooks& self = *static_cast<OpHooks*>(user);
+  const std::uint32_t slot = self.topologies_.slot_of(graph);
+  self.recorder_->graph_begin(slot, melt_ticks());
+}
+
+void OpHooks::on_graph_end(void* user, int n_threads, int aborted) {
+  const std::uint64_t end = melt_ticks();
+  static_cast<OpHooks*>(user)->recorder_->graph_end(static_cast<unsigned>(n_threads), end, aborted != 0);
+}
+
+std::vector<OpDefinition> OpHooks::describe(std::uint32_t slot, const std::vector<NodeRange>& groups) const {
+  const Topology topology = topologies_.at(slot);
+  const std::vector<Attribution> attributions = attribute(topology);
+  std::unordered_map<std::uint32_t, std::uint32_t> row_of_index;
+  for (std::uint32_t i = 0; i < topology.n_nodes; ++i) row_of_index[topology.nodes[i].index] = i;
+
+  std::vector<OpDefinition> definitions;
+  definitions.reserve(groups.size());
+  for (const auto& [first, last] : groups) {
+    OpDefinition definition{};
+    std::string op_type;
+    const CapturedNode* before = nullptr;
+    for (std::uint32_t index = first; index <= last; ++index) {
+      const auto found = row_of_index.find(index);
+      if (found == row_of_index.end()) continue;  // a view between fused nodes
+      const CapturedNode& node = topology.nodes[found->second];
+      add_node(definition, node, topology.sources(node), before);
+      op_type += (op_type.empty() ? "" : "+") + op_type_of(node);
+      ++definition.n_fused;
+      before = &node;
+    }
+    const CapturedNode& first_node = topology.nodes[row_of_index.at(first)];
+    const CapturedNode& result = *before;
+    const Attribution& attribution = attributions[row_of_index.at(last)];
+    definition.node = first;
+    definition.layer = attribution.layer;
+    set_text(definition.op, result.tensor.name);
+    set_text(definition.op_type, op_type);
+    set_text(definition.module, attribution.module);
+    set_text(definition.backend, "CPU");
+    set_text(definition.buffer, buffer_name(result.tensor));
+    set_text(definition.dtype, ggml_type_name(result.tensor.type));
+    set_shape(definition.shape, result.tensor);
+    const CapturedTensor* sources = topology.sources(first_node);
+    for (std::uint32_t i = 0; i < std::min<std::uint32_t>(first_node.n_sources, 3); ++i) {
+      set_text(definition.src_dtype[i], ggml_type_name(sources[i].type));
+      set_shape(definition.src_shape[i], sources[i]);
+    }
+    for (std::uint32_t index = first; index <= last; ++index) {
+      const auto found = row_of_index.find(index);
+      if (found == row_of_index.end()) continue;
+      const CapturedNode& node = topology.nodes[found->second];
+      for (std::uint32_t i = 0; i < node.n_sources; ++i) {
+        const CapturedTensor& source = topology.sources(node)[i];
+        if (source.weight == nullptr) continue;
+        set_text(definition.weight, source.name);
+        set_text(definition.buffer, buffer_name(source));
+      }
+    }
+    definitions.push_back(definition);
+  }
+  return definitions;
+}
+
+}  // namespace melt::llama_cpp

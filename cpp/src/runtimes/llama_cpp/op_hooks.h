@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// Level `ops` for llama.cpp: connects the hook in ggml-cpu's node loop (ggml_hook.h) with the core's recorder.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "ggml_hook.h"
+#include "melt/recorder.h"
+#include "topology.h"
+
+namespace melt::llama_cpp {
+
+class OpHooks final : public OpSource {
+ public:
+  /// `nodes_hint`: executed nodes that one graph of this model may have.
+  explicit OpHooks(std::size_t nodes_hint);
+  ~OpHooks() override;
+
+  void start(OpRecorder& recorder) override;
+  void stop() noexcept override;
+  void clear() override;
+  std::vector<OpDefinition> describe(std::uint32_t slot, const std::vector<NodeRange>& groups) const override;
+  std::size_t groups_hint() const noexcept override;
+
+ private:
+  static void on_graph_begin(void* user, const ggml_cgraph* graph);
+  static void on_graph_end(void* user, int n_threads, int aborted);
+
+  std::size_t nodes_hint_;
+  TopologyStore topologies_;
+  OpRecorder* recorder_ = nullptr;
+  ggml_melt_hook hook_{};
+};
+
+}  // namespace melt::llama_cpp

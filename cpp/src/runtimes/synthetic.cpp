@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtimes/synthetic.h"
+
+#include <algorithm>
+#include <atomic>
+#include <charconv>
+#include <cmath>
+#include <thread>
+
+#include "melt/error.h"
+#include "runtimes/runtimes.h"
+
+namespace melt {
+namespace {
+
+constexpr std::uint32_t kVocabulary = 256;  // a token is a byte
+constexpr std::int32_t kEndOfText = 0;
+
+class ByteText final : public TextCodec {
+ public:
+  std::vector<std::int32_t> encode(std::string_view text, bool, bool) const override {
+    std::vector<std::int32_t> ids;
+    for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+    return ids;
+  }
+  std::string decode(const std::vector<std::int32_t>& ids) const override {
+    std::string text;
+    for (const std::int32_t id : ids) text += static_cast<char>(id);
+    return text;
+  }
+  std::string format_chat(const std::vector<ChatMessage>& messages) const override {
+    std::string text;
+    for (const ChatMessage& message : messages) text += message.role + ": " + message.content + "\n";
+    return text + "assistant: ";
+  }
+  bool is_end_of_text(std::int32_t id) const override { return id == kEndOfText; }
+};
+
+/// Lets `n` threads meet, by spinning: sleeping would blur the durations.
+class Barrier {
+ public:
+  explicit Barrier(unsigned n) : n_(n) {}
+  void meet() {
+    const unsigned round = round_.load();
+    if (arrived_.fetch_add(1) + 1 == n_) {
+      arrived_.store(0);
+      round_.fetch_add(1);
+    } else {
+      while (round_.load() == round) {
+      }
+    }
+  }
+
+ private:
+  const unsigned n_;
+  std::atomic<unsigned> arrived_{0};
+  std::atomic<unsigned> round_{0};
+};
+
+class SyntheticOps final : public OpSource {
+ public:
+  explicit SyntheticOps(const SyntheticModel& model) : model_(model) {}
+  void start(OpRecorder& recorder) override { recorder_ = &recorder; }
+  void stop() noexcept override { recorder_ = nullptr; }
+  void clear() override {}
+  std::size_t groups_hint() const noexcept override { return model_.groups_per_graph(); }
+  std::vector<OpDefinition> describe(std::uint32_t slot, const std::vector<NodeRange>& groups) const override;
+  OpRecorder* recorder() const noexcept { return recorder_; }
+
+ private:
+  const SyntheticModel& model_;
+  OpRecorder* recorder_ = nullptr;
+};
+
+std::vector<OpDefinition> SyntheticOps::describe(std::uint32_t, const std::vector<NodeRange>& groups) const {
+  std::vector<OpDefinition> definitions;
+  for (const auto& [first, last] : groups) {
+    OpDefinition definition{};
+    const std::uint32_t layer = first / 4;
+    const bool head = layer == model_.layers;
+    const bool norm = first % 4 == 0 && !head;
+    const bool product = first % 4 == 2 || head;
+    definition.node = first;
+    definition.layer = head ? -1 : static_cast<std::int32_t>(layer);
+    definition.n_fused = last - first + 1;
+    definition.flops = definition.bytes_read = definition.bytes_written = std::nan("");
+    set_text(definition.op, head ? "output" : (norm ? "norm-" : product ? "ffn-" : "l_out-") + std::to_string(layer));
+    set_text(definition.op_type, norm ? "RMS_NORM+MUL" : product ? "MUL_MAT" : "ADD");
+    set_text(definition.module, head ? "lm_head" : norm ? "norm" : product ? "ffn" : "residual");
+    set_text(definition.backend, "CPU");
+    set_text(definition.buffer, "none");
+    set_text(definition.dtype, "f32");
+    for (std::int64_t& extent : definition.shape) extent = 1;
+    definitions.push_back(definition);
+  }
+  return definitions;
+}
+
+class SyntheticSession final : public Session {
+ public:
+  SyntheticSession(const SyntheticModel& model, const ModelOptions& options, Clock& clock)
+      : model_(model), options_(options), clock_(clock), ops_(model_) {
+    info_.name = "synthetic";
+    info_.architecture = "synthetic";
+    info_.quantization = "none";
+    info_.n_layer = model_.layers;
+    info_.n_vocab = kVocabulary;
+    info_.n_ctx = info_.n_ctx_train = options.n_ctx == 0 ? 4096 : options.n_ctx;
+    info_.n_batch = options.n_batch;
+  }
+
+  const ModelInfo& info() const noexcept override { return info_; }
+  const TextCodec& text() const noexcept override { return text_; }
+  OpSource* ops() noexcept override { return &ops_; }
+
+  void reset(const SamplerOptions& sampler) override {
+    n_past_ = 0;
+    state_ = sampler.seed;
+  }
+
+  EvalStatus evaluate(const std::int32_t* ids, std::size_t n) override {
+    if (n == 0 || n > info_.n_batch) {
+      throw Error(ErrorKind::kInvalidArgument, std::to_string(n) + " tokens in one evaluation: 1 to n_batch = " +
+                                                   std::to_string(info_.n_batch) + " are possible");
+    }
+    if (n > info_.n_ctx - n_past_) return EvalStatus::kContextFull;
+    if (++n_evaluations_ == model_.fail_at) throw Error(ErrorKind::kRuntime, "synthetic failure, as described");
+    for (std::size_t i = 0; i < n; ++i) state_ = state_ * 31 + static_cast<std::uint32_t>(ids[i]);
+    model_.simulated_clock ? run_simulated(n) : run_on_host(n);
+    n_past_ += static_cast<std::uint32_t>(n);
+    return cancelled() ? EvalStatus::kCancelled : EvalStatus::kOk;
+  }
+
+  std::int32_t sample() override { return static_cast<std::int32_t>(1 + (state_ >> 7) % (kVocabulary - 1)); }
+
+ private:
+  bool cancelled() const { return options_.cancel != nullptr && options_.cancel->load(std::memory_order_relaxed); }
+
+  static void stamp(melt_stamp_ring& ring, std::uint64_t ticks, NodeRange nodes) noexcept {
+    if (ring.count == ring.capacity) {
+      ++ring.dropped;
+    } else {
+      ring.stamps[ring.count++] = {ticks, nodes.first, nodes.second};
+    }
+  }
+
+  void run_simulated(std::size_t n_tokens) {
+    auto& clock = static_cast<SimulatedClock&>(clock_);
+    OpRecorder* recorder = ops_.recorder();
+    if (recorder != nullptr) {
+      recorder->graph_begin(0, clock.ticks());
+      for (unsigned i = 0; i < options_.n_threads; ++i) recorder->rings()[i].thread_begin = clock.ticks();
+    }
+    for (std::uint32_t group = 0; group < model_.groups_per_graph() && !cancelled(); ++group) {
+      std::int64_t longest = 0;
+      for (std::uint32_t thread = 0; thread < options_.n_threads; ++thread) {
+        const std::int64_t duration = model_.duration_ns(group, thread, n_tokens);
+        longest = std::max(longest, duration);
+        if (recorder != nullptr) {
+          stamp(recorder->rings()[thread], clock.ticks() + static_cast<std::uint64_t>(duration), model_.nodes(group));
+        }
+      }
+      clock.advance_ns(longest);
+    }
+    if (recorder != nullptr) recorder->graph_end(options_.n_threads, clock.ticks(), cancelled());
+  }
+
+  void run_on_host(std::size_t n_tokens) {
+    OpRecorder* recorder = ops_.recorder();
+    Barrier barrier(options_.n_threads);
+    std::atomic<bool> stop{false};
+    const auto work = [&](std::uint32_t thread) {
+      melt_stamp_ring* ring = recorder != nullptr ? &recorder->rings()[thread] : nullptr;
+      barrier.meet();
+      if (ring != nullptr) ring->thread_begin = clock_.ticks();
+      for (std::uint32_t group = 0; group < model_.groups_per_graph() && !stop.load(); ++group) {
+        const std::int64_t until = clock_.steady_ns() + model_.duration_ns(group, thread, n_tokens);
+        while (clock_.steady_ns() < until) {
+        }
+        if (ring != nullptr) stamp(*ring, clock_.ticks(), model_.nodes(group));
+        if (thread == 0 && cancelled()) stop.store(true);
+        barrier.meet();
+      }
+    };
+    std::vector<std::thread> workers;
+    for (std::uint32_t i = 1; i < options_.n_threads; ++i) workers.emplace_back(work, i);
+    if (recorder != nullptr) recorder->graph_begin(0, clock_.ticks());
+    work(0);
+    if (recorder != nullptr) recorder->graph_end(options_.n_threads, clock_.ticks(), cancelled());
+    for (std::thread& worker : workers) worker.join();
+  }
+
+  SyntheticModel model_;
+  ModelOptions options_;
+  Clock& clock_;
+  SyntheticOps ops_;
+  ModelInfo info_;
+  ByteText text_;
+  std::uint32_t n_past_ = 0;
+  std::uint32_t n_evaluations_ = 0;
+  std::uint32_t state_ = 0;
+};
+
+class SyntheticRuntime final : public Runtime {
+ public:
+  std::string name() const override { return "synthetic"; }
+  std::vector<std::pair<std::string, std::string>> details() const override { return {}; }
+  std::unique_ptr<Clock> make_clock(const ModelOptions& options) const override {
+    if (SyntheticModel::parse(options.path).simulated_clock) return std::make_unique<SimulatedClock>();
+    return make_host_clock();
+  }
+  std::unique_ptr<Session> load(const ModelOptions& options, Clock& clock) const override {
+    return std::make_unique<SyntheticSession>(SyntheticModel::parse(options.path), options, clock);
+  }
+};
+
+}  // namespace
+
+SyntheticModel SyntheticModel::parse(const std::string& description) {
+  SyntheticModel model;
+  for (std::size_t begin = 0; begin < description.size();) {
+    const std::size_t end = std::min(description.find(',', begin), description.size());
+    const std::string pair = description.substr(begin, end - begin);
+    const std::string key = pair.substr(0, pair.find('='));
+    const std::string value = pair.size() > key.size() ? pair.substr(key.size() + 1) : "";
+    std::int64_t number = -1;
+    const auto parsed = std::from_chars(value.data(), value.data() + value.size(), number);
+    const bool is_number = parsed.ec == std::errc() && parsed.ptr == value.data() + value.size();
+    const auto in = [&](std::int64_t low, std::int64_t high) { return is_number && number >= low && number <= high; };
+    if (key == "layers" && in(1, 100'000)) {
+      model.layers = static_cast<std::uint32_t>(number);
+    } else if (key == "op_ns" && in(10, 10'000'000'000)) {
+      model.op_ns = number;
+    } else if (key == "skew" && in(0, 90)) {
+      model.skew = static_cast<std::uint32_t>(number);
+    } else if (key == "fail_at" && in(0, UINT32_MAX)) {
+      model.fail_at = static_cast<std::uint32_t>(number);
+    } else if (key == "clock" && (value == "simulated" || value == "host")) {
+      model.simulated_clock = value == "simulated";
+    } else {
+      throw Error(ErrorKind::kModel, "synthetic model description: \"" + pair +
+                                         "\" is not one of layers, op_ns, skew, fail_at with a number in range, or "
+                                         "clock=simulated|host");
+    }
+    begin = end + 1;
+  }
+  return model;
+}
+
+std::int64_t SyntheticModel::duration_ns(std::uint32_t group, std::uint32_t thread, std::size_t n_tokens) const {
+  const std::uint32_t kind = group == layers * 3 ? 1 : group % 3;
+  const std::int64_t divisor = kind == 0 ? 10 : kind == 1 ? 1 : 5;
+  const std::int64_t percent = std::max<std::int64_t>(100 - static_cast<std::int64_t>(skew) * thread, 10);
+  return op_ns / divisor * percent / 100 * static_cast<std::int64_t>(n_tokens);
+}
+
+NodeRange SyntheticModel::nodes(std::uint32_t group) const {
+  const std::uint32_t first = group / 3 * 4 + (group % 3 == 0 ? 0 : group % 3 + 1);
+  const bool fused = group % 3 == 0 && group != layers * 3;
+  return {first, fused ? first + 1 : first};
+}
+
+std::unique_ptr<Runtime> make_synthetic_runtime() { return std::make_unique<SyntheticRuntime>(); }
+
+}  // namespace melt

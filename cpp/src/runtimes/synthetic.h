@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// A runtime of known truth: ops that take exactly as long as the model description says. It has no weights and no
+// third-party code, and is always compiled; the instrument is checked against it.
+//
+// The model "file" is a description: key=value pairs joined by commas, all optional.
+//   layers=4     blocks of three groups: RMS_NORM+MUL (fused), MUL_MAT, ADD
+//   op_ns=100000 duration of a MUL_MAT on thread 0 for one token; a norm takes a tenth, an ADD a fifth of it
+//   skew=10      percent by which each further thread is faster, so that it waits
+//   clock=simulated | host   simulated: exact and instant; host: threads that spin on the steady clock
+//   fail_at=0    throw in the evaluation of that number, counted from 1; 0: never
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "melt/recorder.h"
+#include "melt/runtime.h"
+
+namespace melt {
+
+struct SyntheticModel {
+  std::uint32_t layers = 4;
+  std::int64_t op_ns = 100'000;
+  std::uint32_t skew = 10;
+  bool simulated_clock = true;
+  std::uint32_t fail_at = 0;
+
+  /// Raises: Error(kModel) for an unknown key or a value out of range.
+  static SyntheticModel parse(const std::string& description);
+
+  std::uint32_t groups_per_graph() const { return layers * 3 + 1; }
+  /// The truth: how long `thread` computes in group `group` for `n_tokens` tokens, in ns.
+  std::int64_t duration_ns(std::uint32_t group, std::uint32_t thread, std::size_t n_tokens) const;
+  /// Node range of a group: each block has four nodes, of which the first two are fused.
+  NodeRange nodes(std::uint32_t group) const;
+};
+
+}  // namespace melt

@@ -1,0 +1,231 @@
+"""`key_averages`: where the time goes, per op type, layer, module and so on, in one pass over the op records.
+
+Definitions (measuring.md): on the main thread (0) the groups of a graph follow each other without overlap, so the
+sum of its compute and wait times is the wall time of the graph. Hence, per key:
+
+- count: groups executed (records of the main thread)
+- wall_ns: compute + wait on the main thread; share: its part of all keys' wall_ns
+- compute_ns, wait_ns: summed over all threads, so that together they may exceed wall_ns
+- bytes, flops: of the groups executed, each counted once and not per thread; ops without a formula are left out,
+  and a key of which nothing is known has NaN, never 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from melt_core.errors import InvalidArgumentError
+from melt_core.trace.context import UNKNOWN_PHASE
+from melt_core.trace.format import RUN_WARMUP, ChunkKind, Phase
+from melt_core.trace.table import Table
+from melt_core.trace.tables import decode_text, names_of
+
+if TYPE_CHECKING:
+    from melt_core.trace.trace import Trace
+
+Array = NDArray[Any]
+
+#: What ops can be grouped by, and the field of the op definition it is; None where it is not part of it.
+_FIELD_OF_KEY: dict[str, str | None] = {
+    "op_type": "op_type",
+    "layer": "layer",
+    "module": "module",
+    "phase": None,
+    "name": "op",
+    "thread": None,
+    "dtype": "dtype",
+    "weight": "weight",
+    "backend": "backend",
+}
+GROUP_KEYS = tuple(_FIELD_OF_KEY)
+_N_PHASES = UNKNOWN_PHASE + 1
+_MAX_NS = 2.0**62
+
+
+@dataclass
+class Sums:
+    """Totals per code, in arrays of equal length. The first three count the main thread only."""
+
+    count: Array
+    wall_ns: Array
+    compute_ns: Array
+    wait_ns: Array
+
+    @classmethod
+    def zeros(cls, n_codes: int) -> Sums:
+        """Returns empty totals."""
+        return cls(np.zeros(n_codes, np.int64), *(np.zeros(n_codes) for _ in range(3)))
+
+    def add(self, block: Array, codes: Array, *, each_is_main: bool = False) -> None:
+        """Adds a block of op records of which each belongs to a code; negative codes are left out.
+
+        With `each_is_main`, every record counts as one of the main thread.
+        """
+        n_codes = len(self.count)
+        compute, wait = block["compute_ns"], block["wait_ns"]
+        # One histogram over (code, is it the main thread); the last two bins take what is left out.
+        slots = np.where(codes < 0, n_codes, codes) * 2
+        if not each_is_main:
+            slots += block["thread"] != 0
+        bins = 2 * n_codes + 2
+        self.count += np.bincount(slots, minlength=bins)[: 2 * n_codes : 2]
+        compute_sums = np.bincount(slots, weights=compute, minlength=bins)[: 2 * n_codes].reshape(-1, 2)
+        wait_sums = np.bincount(slots, weights=wait, minlength=bins)[: 2 * n_codes].reshape(-1, 2)
+        self.wall_ns += compute_sums[:, 0] + wait_sums[:, 0]
+        self.compute_ns += compute_sums.sum(axis=1)
+        self.wait_ns += wait_sums.sum(axis=1)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which op records count."""
+
+    phase: int | None = None
+    include_warmup: bool = False
+
+
+def key_averages(
+    trace: Trace, *, group_by: str = "op_type", phase: str | None = None, include_warmup: bool = False
+) -> Table:
+    """Returns a table `key, count, wall_ns, share, compute_ns, wait_ns, bytes, flops`, the longest first.
+
+    Grouped by thread, wall_ns and count are that thread's own, and bytes and flops NaN: a group's bytes belong to
+    all its threads together.
+
+    Args:
+        trace: The trace.
+        group_by: One of `GROUP_KEYS`.
+        phase: Only this phase.
+        include_warmup: Count warm-up runs too.
+
+    Raises:
+        InvalidArgumentError: if there is no such grouping or phase.
+    """
+    if group_by not in _FIELD_OF_KEY:
+        raise InvalidArgumentError(f"cannot group by {group_by!r}: choose one of {', '.join(GROUP_KEYS)}")
+    selection = Selection(_phase_number(phase), include_warmup)
+    if group_by == "thread":
+        return _by_thread(trace, selection)
+    if group_by == "phase":
+        return _by_phase(trace, selection)
+    return _by_definition(trace, selection, str(_FIELD_OF_KEY[group_by]))
+
+
+def _phase_number(phase: str | None) -> int | None:
+    if phase is None:
+        return None
+    names = [member.name.lower() for member in Phase]
+    if phase not in names:
+        raise InvalidArgumentError(f"no phase {phase!r}: choose one of {', '.join(names)}")
+    return int(Phase[phase.upper()])
+
+
+def per_definition(trace: Trace, selection: Selection) -> Sums:
+    """Returns the totals of each op definition."""
+    n_definitions = len(trace.records(ChunkKind.OP_DEFINITIONS))
+    return _summed(trace, selection, n_definitions, lambda block, _: block["op"].astype(np.intp))
+
+
+def _summed(
+    trace: Trace,
+    selection: Selection,
+    n_codes: int,
+    code_of: Callable[[Array, Array], Array],
+    *,
+    each_is_main: bool = False,
+) -> Sums:
+    """Adds up all op records that count, by `code_of(block, phase numbers)`."""
+    sums = Sums.zeros(n_codes)
+    runs = trace.records(ChunkKind.RUNS)
+    is_warmup = np.append((runs["flags"] & RUN_WARMUP) != 0, False)
+    drop_warmup = not selection.include_warmup and bool(is_warmup.any())
+    for block in trace.op_blocks():
+        run, phase = trace.op_context.of(
+            token=block["token"], graph=block["graph"], op=block["op"], start_ns=block["start_ns"]
+        )
+        codes = code_of(block, phase)
+        if drop_warmup:
+            codes = np.where(is_warmup[np.minimum(run, len(runs))], -1, codes)
+        if selection.phase is not None:
+            codes = np.where(phase == selection.phase, codes, -1)
+        sums.add(block, codes, each_is_main=each_is_main)
+    return sums
+
+
+def _by_definition(trace: Trace, selection: Selection, field: str) -> Table:
+    definitions = trace.records(ChunkKind.OP_DEFINITIONS)
+    sums = per_definition(trace, selection)
+    keys, group_of = np.unique(definitions[field], return_inverse=True)
+    n_bytes = definitions["bytes_read"] + definitions["bytes_written"]
+    grouped = Sums(*(_regroup(values, group_of, len(keys)) for values in vars(sums).values()))
+    known_bytes = _known_total(sums.count, n_bytes, group_of, len(keys))
+    known_flops = _known_total(sums.count, definitions["flops"], group_of, len(keys))
+    if field == "layer":
+        return _table(keys, grouped, known_bytes, known_flops, missing=-1)
+    return _table(decode_text(keys), grouped, known_bytes, known_flops, missing="")
+
+
+def _regroup(values: Array, group_of: Array, n_groups: int) -> Array:
+    sums = np.bincount(group_of, weights=values, minlength=n_groups)
+    return sums.astype(np.int64) if values.dtype.kind == "i" else sums
+
+
+def _known_total(count: Array, each: Array, group_of: Array, n_groups: int) -> Array:
+    """Returns count * each per group over the definitions where `each` is known, NaN for groups without any."""
+    known = np.isfinite(each) & (count > 0)
+    totals = np.bincount(group_of[known], weights=count[known] * each[known], minlength=n_groups)
+    return np.where(np.bincount(group_of[known], minlength=n_groups) > 0, totals, np.nan)
+
+
+def _by_phase(trace: Trace, selection: Selection) -> Table:
+    definitions = trace.records(ChunkKind.OP_DEFINITIONS)
+    n_bytes = definitions["bytes_read"] + definitions["bytes_written"]
+    n_codes = len(definitions) * _N_PHASES
+    sums = _summed(
+        trace, selection, n_codes, lambda block, phase: block["op"].astype(np.intp) * _N_PHASES + phase
+    )
+    group_of = np.tile(np.arange(_N_PHASES), len(definitions))
+    grouped = Sums(*(_regroup(values, group_of, _N_PHASES) for values in vars(sums).values()))
+    totals = [
+        _known_total(sums.count, np.repeat(each, _N_PHASES), group_of, _N_PHASES)
+        for each in (n_bytes, definitions["flops"])
+    ]
+    return _table(names_of(Phase), grouped, *totals, missing="")
+
+
+def _by_thread(trace: Trace, selection: Selection) -> Table:
+    threads = sorted({int(thread) for block in trace.op_blocks() for thread in np.unique(block["thread"])})
+    code_of_thread = np.zeros(1 << 16, np.intp)
+    code_of_thread[threads] = np.arange(len(threads))
+    sums = _summed(
+        trace, selection, len(threads), lambda block, _: code_of_thread[block["thread"]], each_is_main=True
+    )
+    unknown = np.full(len(threads), np.nan)
+    return _table(np.array(threads, np.uint16), sums, unknown, unknown, missing=None)
+
+
+def _table(keys: Array, sums: Sums, n_bytes: Array, flops: Array, *, missing: Any) -> Table:
+    total_ns = float(sums.wall_ns.sum())
+    seen = (sums.count > 0) | (sums.compute_ns != 0) | (sums.wait_ns != 0)
+    shown = np.flatnonzero(seen)
+    shown = shown[np.argsort(-sums.wall_ns[shown], kind="stable")]
+    share = sums.wall_ns / total_ns if total_ns > 0 else np.full(len(keys), np.nan)
+    columns = {
+        "key": keys,
+        "count": sums.count,
+        "wall_ns": sums.wall_ns,
+        "share": share,
+        "compute_ns": sums.compute_ns,
+        "wait_ns": sums.wait_ns,
+        "bytes": n_bytes,
+        "flops": flops,
+    }
+    arrays = {name: values[shown] for name, values in columns.items()}
+    for name in ("wall_ns", "compute_ns", "wait_ns"):
+        arrays[name] = np.rint(np.clip(arrays[name], -_MAX_NS, _MAX_NS)).astype(np.int64)
+    return Table.from_arrays(arrays, {"key": missing})

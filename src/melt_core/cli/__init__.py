@@ -1,0 +1,7 @@
+"""The ``melt`` command. Each sub-command is a module with ``add_parser(subparsers)``; what it runs returns an exit code."""
+
+from __future__ import annotations
+
+from melt_core.cli.main import main
+
+__all__ = ["main"]

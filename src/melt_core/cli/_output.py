@@ -1,0 +1,36 @@
+"""What commands share: opening traces and printing results."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from melt_core.trace import Trace
+
+
+def open_trace(path: str) -> Trace:
+    """Opens a trace; what is damaged in it is said on standard error."""
+    from melt_core.trace import Trace
+
+    trace = Trace.open(path)
+    for warning in trace.damage:
+        print(f"melt: warning: {path}: {warning}", file=sys.stderr)
+    return trace
+
+
+def print_json(value: Any) -> None:
+    """Prints JSON; NaN and infinities, which JSON lacks, become null."""
+    print(json.dumps(_finite(value), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

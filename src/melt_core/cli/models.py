@@ -1,0 +1,95 @@
+"""``melt models``: the models that can be fetched by name, and what a model file contains."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from typing import Any
+
+from melt_core.cli._output import print_json
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the command and its sub-commands."""
+    parser = subparsers.add_parser("models", help="list, fetch and inspect model files")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    listing = actions.add_parser("list", help="the models that can be fetched by name")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.set_defaults(run=run_list)
+
+    path = actions.add_parser("path", help="print a model's path, fetching it if need be")
+    path.add_argument("name", metavar="NAME", help="a name from `melt models list`, such as demo")
+    path.set_defaults(run=run_path)
+
+    inspect = actions.add_parser("inspect", help="what a GGUF file says of itself, read from its header")
+    inspect.add_argument("model", metavar="MODEL", help="a GGUF file, or a name from `melt models list`")
+    inspect.add_argument("--json", action="store_true", help="print JSON, with every tensor and key")
+    inspect.set_defaults(run=run_inspect)
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """Prints the catalogue."""
+    from melt_core.models import CATALOG, cached_path
+
+    rows = [
+        {
+            "name": model.name,
+            "alias": model.alias,
+            "quantization": model.quantization,
+            "size_bytes": model.size_bytes,
+            "licence": model.licence,
+            "fetched": cached_path(model).exists(),
+        }
+        for model in CATALOG
+    ]
+    if args.json:
+        print_json(rows)
+        return 0
+    for row in rows:
+        state = "fetched" if row["fetched"] else "not fetched"
+        print(f"{row['alias']:<8} {row['name']:<32} {int(row['size_bytes']) / 1e6:>6.0f} MB  {row['licence']}, {state}")
+    return 0
+
+
+def run_path(args: argparse.Namespace) -> int:
+    """Prints where a model lies."""
+    from melt_core.models import model_path
+
+    print(model_path(args.name))
+    return 0
+
+
+def run_inspect(args: argparse.Namespace) -> int:
+    """Prints the header of a model file."""
+    from melt_core.models import resolve
+    from melt_core.runtime.gguf import read_gguf
+
+    file = read_gguf(resolve(args.model))
+    if args.json:
+        print_json(
+            {
+                "path": file.path,
+                "version": file.version,
+                "file_bytes": file.file_bytes,
+                "n_params": file.n_params,
+                "weights_bytes": file.weights_bytes,
+                "metadata": file.metadata,
+                "tensors": [vars(tensor) | {"shape": list(tensor.shape)} for tensor in file.tensors],
+            }
+        )
+        return 0
+    architecture = file.metadata.get("general.architecture", "unknown")
+    print(f"{file.path}")
+    print(f"  {file.metadata.get('general.name', 'unnamed')}: {architecture}, GGUF version {file.version}")
+    print(f"  {file.n_params / 1e6:.1f} M parameters in {len(file.tensors)} tensors, {file.weights_bytes / 1e6:.1f} MB")
+    if file.n_params:
+        print(f"  {file.weights_bytes * 8 / file.n_params:.2f} bits per weight")
+    for kind, count in Counter(tensor.type for tensor in file.tensors).most_common():
+        size = sum(tensor.size_bytes for tensor in file.tensors if tensor.type == kind)
+        print(f"    {kind:<8} {count:>4} tensors {size / 1e6:>9.1f} MB")
+    for key in ("context_length", "embedding_length", "block_count", "attention.head_count", "attention.head_count_kv"):
+        value = file.metadata.get(f"{architecture}.{key}")
+        if value is not None:
+            print(f"  {key}: {value}")
+    return 0

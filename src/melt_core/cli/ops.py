@@ -1,0 +1,45 @@
+"""``melt ops``: where the time went, by op type, layer, module and so on."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from melt_core.cli._output import open_trace, print_json
+from melt_core.errors import InvalidArgumentError
+
+_KEYS = ("op_type", "layer", "module", "phase", "name", "thread", "dtype", "weight", "backend")
+_TEXT_ROWS = 20
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the command and its options."""
+    parser = subparsers.add_parser(
+        "ops",
+        help="where the time went, by op type, layer, module, ...",
+        description="Groups the ops of the measured runs. wall: compute + wait on the main thread; compute and wait: "
+        "over all threads.",
+    )
+    parser.add_argument("trace", metavar="T.melt", help="a trace")
+    parser.add_argument("--by", choices=_KEYS, default="op_type", help="what to group by (default: op_type)")
+    phases = ("prefill", "decode", "tokenize")
+    parser.add_argument("--phase", choices=phases, help="only this phase (default: all)")
+    parser.add_argument("--top", type=int, metavar="N", help=f"only the N longest (default: {_TEXT_ROWS}; all with --json)")
+    parser.add_argument("--warmup", action="store_true", help="count warm-up runs too")
+    parser.add_argument("--json", action="store_true", help="print JSON, times in ns")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the groups, the longest first."""
+    if args.top is not None and args.top < 1:
+        raise InvalidArgumentError(f"--top {args.top}: ask for at least one row")
+    trace = open_trace(args.trace)
+    table = trace.key_averages(args.by, phase=args.phase, include_warmup=args.warmup)
+    if args.json:
+        print_json((table if args.top is None else table.head(args.top)).to_dicts())
+        return 0
+    from melt_core.report.text import format_table
+
+    print(format_table(table, max_rows=args.top or _TEXT_ROWS))
+    return 0

@@ -1,0 +1,125 @@
+"""``melt profile``: load a model, run it, record where the time went."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from melt_core.cli._output import print_json
+from melt_core.cli._progress import Progress
+from melt_core.errors import InvalidArgumentError, StorageError
+
+DEFAULT_PROMPT_TOKENS = 128
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the command and its options."""
+    parser = subparsers.add_parser(
+        "profile",
+        help="run a model and record where the time went",
+        description="Loads a model file in a child process, runs warm-up and repetitions, and prints the summary. "
+        "Without a prompt it evaluates 128 random tokens.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a GGUF file, or a name from `melt models list`, such as demo")
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", metavar="TEXT", help="evaluate this text")
+    prompt.add_argument("--prompt-tokens", type=int, metavar="N", help="evaluate N random tokens and ignore end-of-text")
+    parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat format")
+    parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="output tokens (default: 128)")
+    parser.add_argument("--ignore-eos", action="store_true", help="go on after the end-of-text token")
+    parser.add_argument("--threads", type=int, metavar="N", help="computing threads (default: one per usable CPU)")
+    parser.add_argument("--ctx", type=int, default=2048, metavar="N", help="context length in tokens (default: 2048)")
+    parser.add_argument("--batch", type=int, default=2048, metavar="N", help="most tokens in one evaluation")
+    parser.add_argument("--ubatch", type=int, default=512, metavar="N", help="most tokens in one graph")
+    parser.add_argument("--repeats", type=int, default=3, metavar="R", help="repetitions that count (default: 3)")
+    parser.add_argument("--warmup", type=int, default=1, metavar="W", help="repetitions before those (default: 1)")
+    parser.add_argument("--levels", default="tokens,ops", metavar="L", help="what to record (default: tokens,ops)")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="for drawing tokens (default: 0)")
+    parser.add_argument("--runtime", default="llama.cpp", help="inference runtime (default: llama.cpp)")
+    parser.add_argument("--no-mmap", action="store_true", help="read the model file instead of mapping it")
+    parser.add_argument("--no-repack", action="store_true", help="keep the weights in the layout of the file")
+    parser.add_argument("--check-tensors", action="store_true", help="refuse NaN and infinite weights")
+    parser.add_argument(
+        "--overhead-seconds",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="time for measuring the recording's own cost, for prefill and decode each; 0: do not (default: 1)",
+    )
+    parser.add_argument("-o", "--output", metavar="T.melt", help="keep the trace in this file")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Profiles and prints the summary. Returns the exit code."""
+    from melt_core.report import text
+
+    with tempfile.TemporaryDirectory(prefix="melt-") as folder:
+        output = Path(args.output) if args.output else Path(folder) / "trace.melt"
+        result = _profile(args, output)
+        summary = result.trace.summary()
+        if args.json:
+            extra = {"prompt_token_ids": list(result.prompt_token_ids), "output_text": result.output_text}
+            print_json({**summary.to_json(), **extra})
+        else:
+            print(text.format_summary(summary))
+            if args.output:
+                print(f"trace: {output}   next: melt ops {output}")
+    return 0
+
+
+def _profile(args: argparse.Namespace, output: Path) -> Any:
+    from melt_core.models import resolve
+    from melt_core.profiling import ProfileRequest, profile_in_child
+
+    model = args.model if args.runtime == "synthetic" else str(resolve(args.model))
+    _check_writable(output)
+    has_prompt = args.prompt is not None
+    if args.chat and not has_prompt:
+        raise InvalidArgumentError("--chat needs --prompt TEXT")
+    request = ProfileRequest(
+        model=model,
+        output=str(output),
+        runtime=args.runtime,
+        prompt=args.prompt,
+        chat=args.chat,
+        prompt_tokens=None if has_prompt else DEFAULT_PROMPT_TOKENS if args.prompt_tokens is None else args.prompt_tokens,
+        max_tokens=args.max_tokens,
+        temperature=args.temperature,
+        seed=args.seed,
+        ignore_eos=args.ignore_eos,
+        repeats=args.repeats,
+        warmup=args.warmup,
+        levels=tuple(level.strip() for level in args.levels.split(",") if level.strip()),
+        n_ctx=args.ctx,
+        n_batch=args.batch,
+        n_ubatch=args.ubatch,
+        n_threads=args.threads,
+        use_mmap=not args.no_mmap,
+        check_tensors=args.check_tensors,
+        repack=not args.no_repack,
+        overhead_budget_s=args.overhead_seconds,
+    )
+    with Progress(sys.stderr) as progress:
+        return profile_in_child(request, on_event=lambda event: _show(progress, event))
+
+
+def _show(progress: Progress, event: dict[str, Any]) -> None:
+    if event["event"] == "load":
+        progress.update("loading the model", event["done"])
+    elif event["event"] == "repetition":
+        progress.update(f"repetition {min(event['done'] + 1, event['total'])}/{event['total']}",
+                        event["done"] / event["total"])
+
+
+def _check_writable(output: Path) -> None:
+    """Fails before the model is loaded, not after."""
+    if output.is_dir():
+        raise StorageError(f"cannot write {output}: it is a directory; name a file")
+    if not output.parent.is_dir():
+        raise StorageError(f"cannot write {output}: there is no directory {output.parent}")

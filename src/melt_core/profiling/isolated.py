@@ -1,0 +1,126 @@
+"""Profiles a model file in a child process, so that a runtime that aborts takes nothing else with it.
+
+ggml ends the process on some damaged files and failed checks; the command line never loads a model in its own.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Any
+
+from melt_core import errors
+from melt_core.errors import MeltError, RuntimeFailedError
+from melt_core.profiling.request import ProfileRequest
+from melt_core.trace import Trace
+
+#: How long a child may take to end after Ctrl-C before it is killed.
+GRACE_S = 10.0
+
+
+@dataclass(frozen=True)
+class ProfileResult:
+    """What a child process measured and said."""
+
+    trace: Trace
+    output_text: str
+    prompt_token_ids: tuple[int, ...]
+
+
+def profile_in_child(
+    request: ProfileRequest, *, on_event: Callable[[dict[str, Any]], None] | None = None
+) -> ProfileResult:
+    """Loads and profiles a model in a child process; the trace is at ``request.output``.
+
+    Args:
+        request: What to do.
+        on_event: Called with each progress event, see `melt_core.profiling.worker`.
+
+    Raises:
+        MeltError: Whatever the child raised, with its class.
+        RuntimeFailedError: The child died; what it had written is at ``request.output`` and readable.
+        KeyboardInterrupt: After Ctrl-C, once the child has completed its trace.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+        # A session of its own: Ctrl-C reaches it once, through us, and not a second time from the terminal.
+        child = subprocess.Popen(
+            [sys.executable, "-m", "melt_core.profiling.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            last = _converse(child, request, on_event)
+        except KeyboardInterrupt:
+            _end(child)
+            raise
+        finally:
+            _kill(child)
+        if last.get("event") == "error":
+            raise _error_of(last)
+        if last.get("event") != "done":
+            raise _death(child.returncode, log, request)
+    return ProfileResult(Trace.open(request.output), last["output_text"], tuple(last["prompt_token_ids"]))
+
+
+def _converse(
+    child: subprocess.Popen[str], request: ProfileRequest, on_event: Callable[[dict[str, Any]], None] | None
+) -> dict[str, Any]:
+    """Sends the request and returns the child's last event, or an empty one if it died before."""
+    assert child.stdin is not None and child.stdout is not None
+    try:
+        child.stdin.write(request.to_json() + "\n")
+        child.stdin.close()
+    except BrokenPipeError:
+        pass  # it died at once: its exit says why
+    last: dict[str, Any] = {}
+    for line in child.stdout:
+        last = json.loads(line)
+        if on_event is not None:
+            on_event(last)
+    child.wait()
+    return last
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    """Passes Ctrl-C on and gives the child time to complete its trace."""
+    if child.poll() is None:
+        child.send_signal(signal.SIGINT)
+    try:
+        child.wait(timeout=GRACE_S)
+    except subprocess.TimeoutExpired:
+        pass
+
+
+def _kill(child: subprocess.Popen[str]) -> None:
+    if child.poll() is None:
+        child.kill()
+        child.wait()
+    if child.stdout is not None:
+        child.stdout.close()
+
+
+def _error_of(event: dict[str, Any]) -> MeltError:
+    kind = getattr(errors, event["kind"], RuntimeFailedError)
+    error: MeltError = kind(event["message"])
+    return error
+
+
+def _death(returncode: int, log: IO[str], request: ProfileRequest) -> RuntimeFailedError:
+    """Words the end of a child that could not say anything itself."""
+    log.seek(0)
+    lines = [line.strip() for line in log.read()[-4096:].splitlines() if line.strip()]
+    how = f"signal {signal.Signals(-returncode).name}" if returncode < 0 else f"exit code {returncode}"
+    if returncode == -signal.SIGKILL:
+        how += ", as when memory runs out"
+    said = f": {lines[-1]}" if lines else ""
+    return RuntimeFailedError(
+        f"the {request.runtime} process ended by {how}{said} (complete chunks of {request.output} stay readable)"
+    )

@@ -1,0 +1,225 @@
+"""Records runs of a loaded model into a trace.
+
+Example:
+    >>> import melt_core as melt
+    >>> with melt.load("layers=2", runtime="synthetic", n_threads=2) as llm:
+    ...     with melt.profile(llm, levels=("tokens", "ops")) as prof:
+    ...         done = prof.run("Hello", max_tokens=4, repeats=3)
+    >>> len(prof.trace.runs)
+    4
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from melt_core.errors import InvalidArgumentError
+from melt_core.runtime.core import _core
+from melt_core.runtime.session import LLM
+from melt_core.trace import Trace
+
+#: What can be recorded; each level includes what it needs of the others.
+LEVELS: Mapping[str, int] = {"tokens": _core.LEVEL_TOKENS, "ops": _core.LEVEL_OPS}
+
+#: Room for the ops of one run, all threads, in memory. Beyond it graphs are dropped, and counted.
+DEFAULT_LOG_BYTES = 1 << 28
+#: Ops of one graph and thread; beyond it ops are dropped, and counted.
+DEFAULT_RING_STAMPS = 16384
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a run gave; its times are in the trace.
+
+    Attributes:
+        token_ids: Output of the first measured repetition.
+        text: The same as text.
+        prompt_token_ids: The prompt as it was evaluated.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    prompt_token_ids: tuple[int, ...]
+
+
+class Profiler:
+    """Made by `profile`. Leaving its ``with`` block completes the trace."""
+
+    def __init__(
+        self,
+        llm: LLM,
+        *,
+        levels: Sequence[str],
+        output: str | PathLike[str] | None,
+        metadata: Mapping[str, Any] | None,
+        ring_stamps: int,
+        log_bytes: int,
+    ) -> None:
+        """Use `profile`."""
+        self._folder: str | None = None
+        if output is None:
+            # In a file all the same: a trace can be larger than the memory that the measured model leaves.
+            self._folder = tempfile.mkdtemp(prefix="melt-")
+            output = Path(self._folder) / "trace.melt"
+        self._path = fspath(output)
+        self._trace: Trace | None = None
+        self._core = _core.Profiler(
+            llm._session,
+            self._path,
+            levels=level_mask(levels),
+            metadata_json=json.dumps(dict(metadata or {})),
+            ring_stamps=ring_stamps,
+            log_bytes=log_bytes,
+        )
+
+    def run(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        seed: int = 0,
+        ignore_eos: bool = False,
+        repeats: int = 1,
+        warmup: int = 1,
+        overhead_budget_s: float = 1.0,
+        on_repetition: Callable[[int, int], None] | None = None,
+    ) -> Completion:
+        """Evaluates the prompt and generates, `warmup` + `repeats` times, with the GIL released.
+
+        Ctrl-C ends it between two ops: KeyboardInterrupt is raised, and what was measured is in the trace.
+
+        Args:
+            prompt: Text, tokenised in every repetition as part of what is timed; or token ids, replayed as they are.
+            max_tokens: Output tokens of one repetition.
+            temperature: 0 is greedy: the token of the highest logit.
+            top_k: Tokens that may be drawn, when temperature is above 0.
+            top_p: Their probability mass, when temperature is above 0.
+            seed: For drawing, and for the order of the overhead measurement.
+            ignore_eos: Whether to go on after the end-of-text token, for a fixed number of tokens.
+            repeats: Repetitions that count.
+            warmup: Repetitions before those; in the trace, but marked.
+            overhead_budget_s: Seconds for measuring what recording ops costs, for prefill and decode each; 0: not.
+            on_repetition: Called with (done, total) between repetitions.
+
+        Raises:
+            InvalidArgumentError: An argument is out of range, or the prompt does not fit the context.
+            BusyError: The model is running in another thread, or another session of this process records ops.
+            RuntimeFailedError: The runtime failed; repetitions before it are in the trace.
+            StorageError: The trace could not be written; what was written before is readable.
+        """
+        ids = [] if isinstance(prompt, str) else [int(token) for token in prompt]
+        if not isinstance(prompt, str) and not ids:
+            raise InvalidArgumentError("the prompt is empty: give at least one token")
+        counts = {"max_tokens": max_tokens, "repeats": repeats, "warmup": warmup, "seed": seed}
+        for name, value in counts.items():
+            if not 0 <= value < 2**31:
+                raise InvalidArgumentError(f"{name} is {value}: give a number from 0 to {2**31 - 1}")
+        options = _core.RunOptions(
+            prompt=prompt if isinstance(prompt, str) else "",
+            parse_special=True,
+            prompt_ids=ids,
+            max_tokens=max_tokens,
+            ignore_eos=ignore_eos,
+            repeats=repeats,
+            warmup=warmup,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            overhead_budget_s=overhead_budget_s,
+        )
+        result = self._core.run(options, on_repetition)
+        return Completion(
+            token_ids=tuple(result.output_ids),
+            text=result.output_text.decode("utf-8", errors="replace"),
+            prompt_token_ids=tuple(result.prompt_ids),
+        )
+
+    def finish(self) -> None:
+        """Completes the trace. Called on leaving the ``with`` block; calling it twice is harmless."""
+        if self._trace is None:
+            self._core.finish()
+            self._trace = Trace.open(self._path)
+
+    @property
+    def trace(self) -> Trace:
+        """What was recorded, once the profile is finished.
+
+        Raises:
+            InvalidArgumentError: The ``with`` block has not been left yet.
+        """
+        if self._trace is None:
+            raise InvalidArgumentError("the trace is not complete yet: read it after the with block")
+        return self._trace
+
+    def __enter__(self) -> Profiler:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Completes the trace, also after an error or Ctrl-C."""
+        try:
+            self.finish()
+        finally:
+            self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        """Removes the temporary file's name; the trace keeps its mapped bytes."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+def level_mask(levels: Sequence[str]) -> int:
+    """Returns the core's bit mask for level names.
+
+    Raises:
+        InvalidArgumentError: A name is unknown.
+    """
+    mask = 0
+    for level in [levels] if isinstance(levels, str) else levels:
+        if level not in LEVELS:
+            raise InvalidArgumentError(f'unknown level "{level}": choose from {", ".join(LEVELS)}')
+        mask |= LEVELS[level]
+    return mask
+
+
+def profile(
+    llm: LLM,
+    *,
+    levels: Sequence[str] = ("tokens", "ops"),
+    output: str | PathLike[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    ring_stamps: int = DEFAULT_RING_STAMPS,
+    log_bytes: int = DEFAULT_LOG_BYTES,
+) -> Profiler:
+    """Starts recording runs of a model; use it in a ``with`` block and read ``.trace`` after it.
+
+    Args:
+        llm: A loaded model.
+        levels: What to record: ``"tokens"`` (runs, phases, tokens) and ``"ops"`` (each op on each thread).
+        output: Where the trace is written while it grows; by default a temporary file that goes with the trace.
+        metadata: A JSON-able mapping of your own, merged into the trace's metadata.
+        ring_stamps: Ops of one graph that a thread can record.
+        log_bytes: Memory for the ops of one run; beyond either limit ops are dropped and counted.
+
+    Raises:
+        InvalidArgumentError: A level is unknown or the runtime cannot record it.
+        StorageError: `output` cannot be written.
+    """
+    return Profiler(
+        llm, levels=levels, output=output, metadata=metadata, ring_stamps=ring_stamps, log_bytes=log_bytes
+    )

@@ -1,0 +1,63 @@
+"""A profile as data: what the command line asks for and what a child process is told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from melt_core.profiling.profiler import DEFAULT_LOG_BYTES
+
+
+@dataclass(frozen=True)
+class ProfileRequest:
+    """Load one model, run it, write one trace.
+
+    Attributes:
+        model: Path of the model file, or a description for the synthetic runtime.
+        output: Path of the trace to write.
+        prompt: Text; None if `prompt_tokens` or `prompt_ids` is given.
+        chat: Whether `prompt` is a user's message, to be put into the model's chat format first.
+        prompt_tokens: So many seeded random token ids as the prompt; implies `ignore_eos`.
+        prompt_ids: Token ids to replay.
+    """
+
+    model: str
+    output: str
+    runtime: str = "llama.cpp"
+    prompt: str | None = None
+    chat: bool = False
+    prompt_tokens: int | None = None
+    prompt_ids: tuple[int, ...] | None = None
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 40
+    top_p: float = 0.95
+    seed: int = 0
+    ignore_eos: bool = False
+    repeats: int = 3
+    warmup: int = 1
+    levels: tuple[str, ...] = ("tokens", "ops")
+    n_ctx: int = 2048
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    n_threads: int | None = None
+    use_mmap: bool = True
+    check_tensors: bool = False
+    repack: bool = True
+    overhead_budget_s: float = 1.0
+    log_bytes: int = DEFAULT_LOG_BYTES
+
+    def to_json(self) -> str:
+        """Returns the request as one line of JSON."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> ProfileRequest:
+        """Reads what `to_json` wrote."""
+        values: dict[str, Any] = json.loads(text)
+        known = {field.name for field in fields(ProfileRequest)}
+        for name in ("levels", "prompt_ids"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
+        return ProfileRequest(**{name: value for name, value in values.items() if name in known})

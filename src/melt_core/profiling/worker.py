@@ -1,0 +1,136 @@
+"""The child process of `profile_in_child`: a request on standard input, events as JSON lines on standard output.
+
+Events: ``{"event": "load", "done": 0..1}``, ``{"event": "repetition", "done": i, "total": n}``, and at the end one of
+``{"event": "done", ...}`` and ``{"event": "error", "kind": class name, "message": text}``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import sys
+from typing import Any
+
+from melt_core.errors import InvalidArgumentError, MeltError
+from melt_core.profiling.profiler import profile
+from melt_core.profiling.request import ProfileRequest
+from melt_core.runtime.session import LLM, load
+
+
+def main() -> int:
+    """Executes the request on standard input. Returns the exit code."""
+    # Whatever a runtime prints must not get between the events.
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def send(event: str, **values: Any) -> None:
+        print(json.dumps({"event": event, **values}), file=events, flush=True)
+
+    request = ProfileRequest.from_json(sys.stdin.readline())
+    try:
+        send("done", **execute(request, send))
+        return 0
+    except KeyboardInterrupt:
+        send("error", kind="CancelledError", message="cancelled; what was measured before is in the trace")
+    except MeltError as error:
+        send("error", kind=type(error).__name__, message=str(error))
+    except MemoryError:
+        send("error", kind="OutOfMemoryError", message="out of memory")
+    return 1
+
+
+def execute(request: ProfileRequest, send: Any) -> dict[str, Any]:
+    """Loads, profiles and unloads; the trace goes to ``request.output``."""
+    metadata = {"model_file": model_file_metadata(request)}
+    with load_model(request, send) as llm:
+        prompt = prompt_of(request, llm)
+        recording = profile(
+            llm,
+            levels=request.levels,
+            output=request.output,
+            metadata=metadata,
+            log_bytes=request.log_bytes,
+        )
+        try:
+            completion = recording.run(
+                prompt,
+                max_tokens=request.max_tokens,
+                temperature=request.temperature,
+                top_k=request.top_k,
+                top_p=request.top_p,
+                seed=request.seed,
+                ignore_eos=request.ignore_eos or request.prompt_tokens is not None,
+                repeats=request.repeats,
+                warmup=request.warmup,
+                overhead_budget_s=request.overhead_budget_s,
+                on_repetition=lambda done, total: send("repetition", done=done, total=total),
+            )
+        finally:
+            llm.close()  # before the trace ends, so that the unload is in it
+            recording.finish()
+    return {
+        "output_text": completion.text,
+        "prompt_token_ids": list(completion.prompt_token_ids),
+    }
+
+
+def load_model(request: ProfileRequest, send: Any) -> LLM:
+    """Loads the model, reporting every twentieth of it."""
+    reported = -1
+
+    def report(done: float) -> None:
+        nonlocal reported
+        if int(done * 20) > reported:
+            reported = int(done * 20)
+            send("load", done=done)
+
+    return load(
+        request.model,
+        runtime=request.runtime,
+        n_ctx=request.n_ctx,
+        n_batch=request.n_batch,
+        n_ubatch=request.n_ubatch,
+        n_threads=request.n_threads,
+        use_mmap=request.use_mmap,
+        check_tensors=request.check_tensors,
+        repack=request.repack,
+        on_progress=report,
+    )
+
+
+def prompt_of(request: ProfileRequest, llm: LLM) -> str | list[int]:
+    """Returns the prompt as text or token ids.
+
+    Raises:
+        InvalidArgumentError: The number of prompt tokens is out of range.
+    """
+    if request.prompt_ids is not None:
+        return list(request.prompt_ids)
+    if request.prompt_tokens is not None:
+        if not 1 <= request.prompt_tokens < llm.info.n_ctx:
+            raise InvalidArgumentError(
+                f"a prompt of {request.prompt_tokens} tokens: the context of {llm.info.n_ctx} takes "
+                f"1 to {llm.info.n_ctx - 1} (raise it with --ctx)"
+            )
+        draw = random.Random(request.seed)
+        return [draw.randrange(llm.info.n_vocab) for _ in range(request.prompt_tokens)]
+    prompt = request.prompt or ""
+    return llm.format_chat([("user", prompt)]) if request.chat else prompt
+
+
+def model_file_metadata(request: ProfileRequest) -> dict[str, Any]:
+    """Returns size and SHA-256 of the model file, which tell two files of one name apart."""
+    try:
+        with open(request.model, "rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return {"sha256": digest.hexdigest(), "file_bytes": file.tell()}
+    except OSError:
+        return {"missing": {"sha256": "the model is not a readable file"}}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,303 @@
+"""The sections of a report, each a function from one trace to HTML. What a trace lacks is said, not left blank."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from melt_core.analysis.group import key_averages
+from melt_core.analysis.stats import Stat
+from melt_core.analysis.summary import Summary, run_series, summarize
+from melt_core.analysis.views import layer_times, n_steps, token_timeline, top_ops
+from melt_core.report import _charts as charts
+from melt_core.report import human
+from melt_core.report._charts import Bar, Palette, esc
+from melt_core.trace.format import Phase
+from melt_core.trace.metadata import number
+
+if TYPE_CHECKING:
+    from melt_core.trace.table import Table
+    from melt_core.trace.trace import Trace
+
+_TOP_BARS = 9
+_MAX_METADATA_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trace with what several sections need of it."""
+
+    trace: Trace
+    summary: Summary
+    title: str
+    label: str
+    palette: Palette
+
+    @classmethod
+    def of(cls, trace: Trace, position: int) -> Subject:
+        """Works out the summary, the title and the colours."""
+        summary = summarize(trace)
+        named = PurePath(summary.model).name if summary.model else None
+        title = named or (PurePath(trace.path).stem if trace.path else f"trace {position + 1}")
+        if summary.quantization and summary.quantization.lower() not in title.lower():
+            title = f"{title} {summary.quantization}"
+        label = PurePath(trace.path).stem if trace.path else f"{position + 1}: {title}"
+        ranked = key_averages(trace)["key"].tolist()
+        return cls(trace, summary, title, label, Palette.of(ranked))
+
+
+def trace_sections(subject: Subject, *, is_first: bool) -> str:
+    """Returns all sections of one trace."""
+    makers: tuple[Callable[[Subject], str], ...] = (
+        _warnings,
+        _figures,
+        _trust,
+        _where_time_goes,
+        _layers,
+        _latency,
+        _one_token,
+        _slowest,
+        _metadata,
+    )
+    return _header(subject, is_first=is_first) + "".join(maker(subject) for maker in makers)
+
+
+def section(title: str, note: str, body: str) -> str:
+    """Returns one card with a heading, a line that says how to read it, and its contents (HTML)."""
+    return f'<section><h2>{esc(title)}</h2><p class="note">{esc(note)}</p>{body}</section>'
+
+
+def _header(subject: Subject, *, is_first: bool) -> str:
+    summary, metadata = subject.summary, subject.trace.metadata
+    runtime = " ".join(part for part in (summary.runtime, summary.runtime_version) if part) or "unknown runtime"
+    where = summary.device or "unknown device"
+    chips = [
+        ("runs", f"{summary.n_runs} + {summary.n_warmup} warm-up"),
+        ("tokens", None if summary.n_prompt is None else f"{summary.n_prompt} in, {summary.n_output} out"),
+        ("threads", summary.n_threads),
+        ("context", number(metadata, "config", "n_ctx")),
+        ("recorded", _date(subject.trace.header.start_wall_ns)),
+        ("file", PurePath(subject.trace.path).name if subject.trace.path else None),
+    ]
+    items = "".join(f"<li>{esc(name)} <b>{esc(_whole(value))}</b></li>" for name, value in chips if value is not None)
+    css = "trace" if is_first else "trace next"
+    return (
+        f'<header class="{css}"><div class="kicker">melt report</div><h1>{esc(subject.title)}</h1>'
+        f'<div class="sub">{esc(runtime)} on {esc(where)}</div><ul class="chips">{items}</ul></header>'
+    )
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _date(wall_ns: int) -> str | None:
+    if wall_ns <= 0:
+        return None
+    try:
+        return datetime.datetime.fromtimestamp(wall_ns / 1e9, datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _warnings(subject: Subject) -> str:
+    warnings = subject.summary.warnings
+    if not warnings:
+        return ""
+    items = "".join(f"<li>{esc(text)}</li>" for text in warnings[:50])
+    return f'<section class="warnings"><h2>Before you trust these numbers</h2><ul>{items}</ul></section>'
+
+
+def _figures(subject: Subject) -> str:
+    summary = subject.summary
+    cards = [
+        _card("Time to first token", summary.ttft_ms, human.time_ms, "measured"),
+        _card("Prefill", summary.prefill_tok_s, human.rate, "derived"),
+        _card("Decode", summary.decode_tok_s, human.rate, "derived"),
+        _card("Inter-token latency, p50", summary.itl_p50_ms, human.time_ms, "derived"),
+        _card("Inter-token latency, p95", summary.itl_p95_ms, human.time_ms, "derived"),
+        _card("Inter-token latency, p99", summary.itl_p99_ms, human.time_ms, "derived"),
+        _card("Load", summary.load_ms, human.time_ms, "measured"),
+        _plain_card("Peak memory", human.size_bytes(summary.peak_rss_bytes), "of the process, so far", "measured"),
+    ]
+    return f'<div class="figures">{"".join(cards)}</div>'
+
+
+def _card(label: str, stat: Stat | None, shown: Callable[[float | None], str], kind: str) -> str:
+    if stat is None:
+        return _plain_card(label, human.MISSING, "not in this trace", kind)
+    spread = f"IQR {shown(stat.iqr)} &middot; n = {stat.n}" if stat.n > 1 else "n = 1"
+    dots = charts.strip(stat.values) if stat.n > 1 else ""
+    return _plain_card(label, shown(stat.median), spread, kind, dots)
+
+
+def _plain_card(label: str, value: str, spread_html: str, kind: str, extra_html: str = "") -> str:
+    amount, _, unit = value.partition(" ")
+    return (
+        f'<div class="figure"><div class="label"><span>{esc(label)}</span><span class="kind">{kind}</span></div>'
+        f'<div class="value">{esc(amount)}<small>{esc(unit) if unit else ""}</small></div>'
+        f'<div class="spread">{spread_html}</div>{extra_html}</div>'
+    )
+
+
+def _trust(subject: Subject) -> str:
+    summary = subject.summary
+    cost, kept, ops, gap = summary.overhead, summary.conservation, summary.ops, summary.graph_gap
+    if kept.median is None:
+        conserved = f"unknown: {kept.reason}"
+    else:
+        conserved = f"{kept.median:.2%} of graph time is inside an op (least {kept.min:.2%}, {kept.n_graphs} graphs)"
+    gaps = (human.percent(gap.prefill_ratio), human.percent(gap.decode_ratio))
+    rows = [
+        ("Overhead, decode", f"{human.overhead(cost.decode_ratio, cost.decode_ci95)}; {cost.decode_pairs} pairs"),
+        ("Overhead, prefill", f"{human.overhead(cost.prefill_ratio, cost.prefill_ci95)}; {cost.prefill_pairs} pairs"),
+        ("Conservation", conserved),
+        ("Outside graphs", f"{gaps[0]} of the prefill phase, {gaps[1]} of the decode phase (sampling, the runtime)"),
+        ("Records", f"{ops.records} over all threads, of {ops.groups} op groups in {ops.graphs} graphs; {ops.dropped} dropped"),
+        *((f"Missing: {name}", reason) for name, reason in summary.missing.items()),
+    ]
+    note = "What recording cost, and whether the parts add up to the whole."
+    return section("Can these numbers be trusted?", note, _definition_list(rows))
+
+
+def _definition_list(rows: list[tuple[str, Any]]) -> str:
+    items = "".join(f"<dt>{esc(name)}</dt><dd>{esc(value)}</dd>" for name, value in rows)
+    return f"<dl>{items}</dl>"
+
+
+def _where_time_goes(subject: Subject) -> str:
+    columns = []
+    for phase in (Phase.PREFILL, Phase.DECODE):
+        steps = n_steps(subject.trace, phase)
+        name = phase.name.lower()
+        by_type = key_averages(subject.trace, group_by="op_type", phase=name)
+        if not len(by_type) or not steps:
+            continue
+        per = "run" if phase is Phase.PREFILL else "token"
+        title = f"{name.capitalize()}, per {per}"
+        columns.append(f"<div><h3>{esc(title)}</h3>{charts.bars(_bars(by_type, steps, subject.palette))}</div>")
+    if not columns:
+        return section("Where the time goes", "No op was recorded: profile with the level ops to see this.", "")
+    modules = []
+    for phase in (Phase.PREFILL, Phase.DECODE):
+        by_module = key_averages(subject.trace, group_by="module", phase=phase.name.lower())
+        if len(by_module):
+            rows = _bars(by_module, max(n_steps(subject.trace, phase), 1), None)
+            modules.append(f"<div><h3>{phase.name.capitalize()}, by module</h3>{charts.bars(rows)}</div>")
+    waits = '<span><i class="swatch hatched"></i>part of the threads\' time spent waiting at barriers</span>'
+    legend = subject.palette.legend(waits)
+    note = "Share of the main thread's time by op type and by module, and the time per step behind it."
+    body = f'<div class="columns">{"".join(columns)}</div><br><div class="columns">{"".join(modules)}</div>{legend}'
+    return section("Where the time goes", note, body)
+
+
+def _bars(table: Table, steps: int, palette: Palette | None) -> list[Bar]:
+    rows = []
+    for row in table.head(_TOP_BARS):
+        spent = row.compute_ns + row.wait_ns
+        colour = "var(--c0)" if palette is None else palette.colour(row.key or "")
+        wait_ratio = row.wait_ns / spent if spent > 0 else 0.0
+        rows.append(Bar(row.key or "other", row.share or 0.0, row.wall_ns / steps, wait_ratio, colour))
+    rest = table[_TOP_BARS:]
+    if len(rest):
+        wall, wait, compute = (float(rest[name].sum(dtype=np.float64)) for name in ("wall_ns", "wait_ns", "compute_ns"))
+        wait_ratio = wait / (wait + compute) if wait + compute > 0 else 0.0
+        rows.append(Bar(f"{len(rest)} others", float(rest["share"].sum()), wall / steps, wait_ratio, "var(--c7)"))
+    return rows
+
+
+def _layers(subject: Subject) -> str:
+    strips = []
+    for phase in (Phase.DECODE, Phase.PREFILL):
+        times = layer_times(subject.trace, phase)
+        if times is not None:
+            unit = "one token" if phase is Phase.DECODE else "one run"
+            strips.append(charts.heat(times, f"{phase.name.capitalize()}: time of {unit}, by layer"))
+    if not strips:
+        return ""
+    note = "The darker a cell, the more main-thread time the layer takes; one scale per strip."
+    return section("Layer by layer", note, "<br>".join(strips))
+
+
+def _latency(subject: Subject) -> str:
+    series = [run.itl_ms for run in run_series(subject.trace) if len(run.end_ns) > 2]
+    if not series:
+        return ""
+    pooled = np.concatenate(series)
+    p50, p95 = (float(value) for value in np.percentile(pooled, [50, 95]))
+    note = "Every inter-token latency of every measured run, on one scale from zero."
+    return section("Decode latency over tokens", note, charts.latency_plot(series, p50, p95))
+
+
+def _one_token(subject: Subject) -> str:
+    found = token_timeline(subject.trace)
+    if found is None:
+        return ""
+    definitions = subject.trace.op_definitions
+    body = charts.timeline(found, definitions["op"], definitions["op_type"], subject.palette)
+    left_out = f" The shortest {found.n_left_out} ops are not drawn." if found.n_left_out else ""
+    note = (
+        f"The {found.phase} step of median length: run {found.run}, token {found.index}, {human.time_ns(found.span_ns)} from "
+        f"its first op to its last.{left_out} Point at an op for its name; hatched is waiting at a barrier."
+    )
+    waits = '<span><i class="swatch hatched"></i>wait</span>'
+    return section("One token, thread by thread", note, body + subject.palette.legend(waits))
+
+
+def _slowest(subject: Subject) -> str:
+    found = top_ops(subject.trace)
+    if not found:
+        return ""
+    head = "".join(
+        f'<th{css}>{name}</th>'
+        for name, css in (
+            ("op", ""),
+            ("type", ""),
+            ("shape", ""),
+            *((name, ' class="num"') for name in ("times", "total", "share", "bytes/s", "FLOP/s")),
+        )
+    )
+    rows = []
+    for op in found:
+        numbers = (
+            human.count(op.count),
+            human.time_ns(op.wall_ns),
+            human.percent(op.share),
+            human.size_bytes(op.bytes_per_s),
+            human.count(op.flop_per_s),
+        )
+        shape = [size for at, size in enumerate(op.shape) if at >= 2 or size not in (0, 1)]
+        cells = "".join(f'<td class="num">{esc(value)}</td>' for value in numbers)
+        rows.append(
+            f'<tr><td class="name"><code>{esc(op.name)}</code></td><td>{esc(op.op_type)}</td>'
+            f'<td>{esc("x".join(map(str, shape)))}</td>{cells}</tr>'
+        )
+    note = "All measured runs together. Bytes/s and FLOP/s are derived: what the op needs by formula over the time it took."
+    body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    return section("The ops that take longest", note, body)
+
+
+def flatten(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yields `a.b.c` and its value as text for every leaf of nested metadata, but for the warnings."""
+    for key, value in metadata.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{name}.")
+        elif name != "warnings":
+            yield name, ", ".join(map(str, value)) if isinstance(value, list) else human.plain(value)
+
+
+def _metadata(subject: Subject) -> str:
+    groups: dict[str, list[tuple[str, Any]]] = {}
+    for name, value in list(flatten(subject.trace.metadata))[:_MAX_METADATA_ROWS]:
+        group, _, rest = name.partition(".")
+        groups.setdefault(group if rest else "other", []).append((rest or name, value))
+    header = subject.trace.header
+    groups["trace"] = [("format", f"{header.major}.{header.minor}"), ("id", header.trace_id), ("clock", header.clock_id)]
+    body = "".join(f"<h3>{esc(name)}</h3>{_definition_list(rows)}" for name, rows in groups.items())
+    return f"<section><details><summary>What ran, on what</summary>{body}</details></section>"

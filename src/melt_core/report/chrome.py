@@ -1,0 +1,114 @@
+"""Chrome's JSON trace format, for ui.perfetto.dev (open the file there; nothing is uploaded) or chrome://tracing.
+
+One process per trace; tracks: phases, tokens, one per thread. Events are complete ("X"), times in us since the trace
+began. A wait at a barrier is a slice of its own, behind the op that waits.
+Format: "Trace Event Format", https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from melt_core.report._rows import op_tables
+from melt_core.trace.metadata import text
+
+if TYPE_CHECKING:
+    from melt_core.trace.table import Table
+    from melt_core.trace.trace import Trace
+
+_PID = 1
+_PHASES, _TOKENS, _FIRST_THREAD = 1, 2, 10
+
+
+def write(trace: Trace, file: BinaryIO, *, run: int | None = None) -> None:
+    """Writes `trace`, or one run of it, to `file`, event by event."""
+    file.write(b'{"displayTimeUnit": "ns", "traceEvents": [\n')
+    separator = b""
+    for lines in _blocks(trace, run):
+        if lines:
+            file.write(separator + ",\n".join(lines).encode())
+            separator = b",\n"
+    other = json.dumps({"metadata": trace.metadata, "warnings": trace.warnings}, allow_nan=False)
+    file.write(b'\n], "otherData": ' + other.encode() + b"}\n")
+
+
+def _blocks(trace: Trace, run: int | None) -> Iterator[list[str]]:
+    model = text(trace.metadata, "model", "name") or "trace"
+    runtime = text(trace.metadata, "runtime", "name")
+    yield [
+        _name("process_name", 0, f"{model} ({runtime})" if runtime else model),
+        *_track(_PHASES, "phases"),
+        *_track(_TOKENS, "tokens"),
+    ]
+    yield list(_phase_events(trace, run))
+    yield list(_token_events(trace, run))
+    threads: set[int] = set()
+    for table in op_tables(trace, run=run):
+        threads.update(table["thread"].tolist())
+        yield list(_op_events(table))
+    yield [line for thread in sorted(threads) for line in _track(_FIRST_THREAD + thread, f"thread {thread}")]
+
+
+def _name(kind: str, tid: int, name: str) -> str:
+    return json.dumps({"ph": "M", "pid": _PID, "tid": tid, "name": kind, "args": {"name": name}})
+
+
+def _track(tid: int, name: str) -> list[str]:
+    order = {"ph": "M", "pid": _PID, "tid": tid, "name": "thread_sort_index", "args": {"sort_index": tid}}
+    return [_name("thread_name", tid, name), json.dumps(order)]
+
+
+def _slice(tid: int, name: str, category: str, start_ns: int, duration_ns: int, args: str) -> str:
+    return (
+        f'{{"ph":"X","pid":{_PID},"tid":{tid},"ts":{_us(start_ns)},"dur":{_us(max(duration_ns, 0))},'
+        f'"cat":"{category}","name":{name},"args":{args}}}'
+    )
+
+
+def _us(time_ns: int) -> str:
+    """Returns microseconds with all their nanoseconds, exactly."""
+    sign, size = ("-", -time_ns) if time_ns < 0 else ("", time_ns)
+    return f"{sign}{size // 1000}.{size % 1000:03d}"
+
+
+def _phase_events(trace: Trace, run: int | None) -> Iterator[str]:
+    for row in trace.phases:
+        if run is None or row.run in (None, run):
+            args = json.dumps({"run": row.run})
+            yield _slice(_PHASES, json.dumps(row.phase or "?"), "phase", row.start_ns, row.duration_ns, args)
+
+
+def _token_events(trace: Trace, run: int | None) -> Iterator[str]:
+    for row in trace.tokens:
+        if run is None or row.run == run:
+            args = {"run": row.run, "index": row.index, "token_id": row.token_id, "n_tokens": row.n_tokens}
+            name = json.dumps(f"token {row.index}")
+            yield _slice(_TOKENS, name, row.phase or "?", row.start_ns, row.duration_ns, json.dumps(args))
+
+
+def _op_events(table: Table) -> Iterator[str]:
+    known: dict[Any, tuple[str, str]] = {}
+    for row in table:
+        key = row[7:]  # all that the op definition says, and nothing of this one execution
+        if key not in known:
+            known[key] = (json.dumps(row.op or "?"), _op_args(row))
+        name, args = known[key]
+        tid = _FIRST_THREAD + row.thread
+        yield _slice(tid, name, "op", row.start_ns, row.compute_ns, args)
+        if row.wait_ns > 0:
+            yield _slice(tid, '"wait"', "wait", row.start_ns + row.compute_ns, row.wait_ns, "{}")
+
+
+def _op_args(row: Any) -> str:
+    args = {
+        name: getattr(row, name)
+        for name in ("op_type", "layer", "module", "backend", "buffer", "dtype", "shape", "n_fused")
+    }
+    args |= {"bytes_read": row.bytes_read, "bytes_written": row.bytes_written, "flops": row.flops}
+    finite = {name: value for name, value in args.items() if value is not None and value not in _INFINITE}
+    return json.dumps(finite, allow_nan=False)
+
+
+_INFINITE = (float("inf"), float("-inf"))

@@ -1,0 +1,78 @@
+"""The report: one HTML file that stands alone. No script, no reference to anything outside, readable on a phone.
+
+    melt.report(trace, "report.html")
+    melt.report([host, phone], "report.html")     # compared first, then each on its own
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from melt_core.errors import InvalidArgumentError
+from melt_core.report._charts import DEFINITIONS, esc
+from melt_core.report._compare import comparison
+from melt_core.report._sections import Subject, trace_sections
+from melt_core.report._style import CSS
+from melt_core.trace.storage import written_atomically
+
+if TYPE_CHECKING:
+    from melt_core.trace.trace import Trace
+
+_METHOD = """
+<details><summary>How these numbers were made</summary>
+<p class="note">Every run goes through one procedure: load, warm up, tokenise, prefill, decode, unload. Times are of the
+device's monotonic clock. Warm-up runs are recorded and left out of every figure here. A figure is the median over the
+measured runs, with their IQR and number; the dots are the runs themselves.</p>
+<dl>
+<dt>measured</dt><dd>read from a clock or from the operating system</dd>
+<dt>derived</dt><dd>arithmetic on measured numbers</dd>
+<dt>TTFT</dt><dd>from handing over the prompt to the first output token known: tokenise, prefill, sample</dd>
+<dt>prefill tok/s</dt><dd>prompt tokens / wall time of the prefill evaluation, sampling left out</dd>
+<dt>decode tok/s</dt><dd>(output tokens - 1) / (time of the last - time of the first)</dd>
+<dt>ITL, TPOT</dt><dd>time between two consecutive output tokens; the mean of these over a run</dd>
+<dt>op time</dt><dd>compute: start to end of the kernel on a thread; wait: from there to the end of the barrier. On the
+main thread the ops of a graph follow each other, so their compute and wait add up to the graph's wall time</dd>
+<dt>conservation</dt><dd>sum of the main thread's op times / wall time of the graph: 100 % means nothing is unaccounted</dd>
+<dt>overhead</dt><dd>the same steps with op recording on and off, interleaved in random order; the median ratio of their
+rates, with a bootstrap 95 % interval. An interval that holds 0 means: no difference seen</dd>
+<dt>bytes, FLOP</dt><dd>what a kernel must read and write once, from shapes, types and the buffer's layout; a multiply and
+an add count two. "-": no formula for this op, which is not 0</dd>
+</dl></details>
+"""
+
+
+def report(traces: Trace | Sequence[Trace], path: str | os.PathLike[str]) -> None:
+    """Writes an HTML report of one trace, or of several side by side.
+
+    Args:
+        traces: One trace or several.
+        path: The file to write, whole or not at all.
+
+    Raises:
+        InvalidArgumentError: if there is no trace.
+        StorageError: if the file cannot be written.
+    """
+    text = render(traces)
+    with written_atomically(path) as file:
+        file.write(text.encode("utf-8", "replace"))
+
+
+def render(traces: Trace | Sequence[Trace]) -> str:
+    """Returns the report as HTML text. Raises: InvalidArgumentError if there is no trace."""
+    listed = list(traces) if isinstance(traces, Sequence) else [traces]
+    if not listed:
+        raise InvalidArgumentError("a report needs at least one trace")
+    subjects = [Subject.of(trace, number) for number, trace in enumerate(listed)]
+    body = [comparison(subjects)] if len(subjects) > 1 else []
+    body += [trace_sections(subject, is_first=len(subjects) == 1) for subject in subjects]
+    title = ", ".join(subject.title for subject in subjects)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{esc(title)} - melt report</title><style>{CSS}</style></head>\n"
+        f"<body>{DEFINITIONS}<main>{''.join(body)}<section>{_METHOD}</section>"
+        "<footer>Made by melt_core from the trace alone. This file refers to nothing outside itself.</footer>"
+        "</main></body></html>\n"
+    )

@@ -1,0 +1,171 @@
+"""Loaded models.
+
+Example:
+    >>> import melt_core as melt
+    >>> with melt.load("layers=2", runtime="synthetic") as llm:
+    ...     llm.info.n_layer
+    2
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from types import TracebackType
+
+from melt_core.errors import InvalidArgumentError
+from melt_core.runtime.core import _core
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a session has loaded.
+
+    Attributes:
+        quantization: As upstream writes it, such as ``Q4_1``.
+        size_bytes: Bytes of all tensors.
+        n_ctx: Tokens that this session's context holds; `n_ctx_train` is the model's own.
+        n_batch: Most tokens that one evaluation takes.
+    """
+
+    name: str
+    architecture: str
+    quantization: str
+    n_params: int
+    size_bytes: int
+    n_layer: int
+    n_vocab: int
+    n_ctx: int
+    n_ctx_train: int
+    n_batch: int
+
+
+class LLM:
+    """A loaded model with its context and KV cache. Made by `load`; one run at a time."""
+
+    def __init__(self, session: _core.Session, path: str, runtime: str) -> None:
+        """Wraps a session of the core; use `load`."""
+        self._session = session
+        self.path = path
+        self.runtime = runtime
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is loaded. Raises InvalidArgumentError after `close`."""
+        info = self._session.info
+        return ModelInfo(**{name: getattr(info, name) for name in ModelInfo.__dataclass_fields__})
+
+    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Returns the token ids of a text.
+
+        Args:
+            text: Any text.
+            add_special: Whether to add the tokens that the model wants around a text, such as BOS.
+            parse_special: Whether special tokens may be written in the text, as ``<|im_start|>``.
+        """
+        return self._session.encode(text, add_special, parse_special)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of token ids; bytes that are no whole character become U+FFFD.
+
+        Raises:
+            InvalidArgumentError: An id is outside the vocabulary.
+        """
+        return self._session.decode(list(ids)).decode("utf-8", errors="replace")
+
+    def format_chat(self, messages: Sequence[tuple[str, str]]) -> str:
+        """Returns (role, content) pairs in the model's own chat format, ready for the assistant's turn.
+
+        Raises:
+            ModelError: The model has no chat template, or one that the runtime does not know.
+        """
+        return self._session.format_chat(list(messages))
+
+    def cancel(self) -> None:
+        """Ends the run under way between two ops. May be called from any thread."""
+        self._session.cancel()
+
+    def close(self) -> None:
+        """Frees the model; waits for a run under way. Calling it twice is harmless."""
+        self._session.close()
+
+    def __enter__(self) -> LLM:
+        """Returns itself; leaving the ``with`` block closes it."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the model."""
+        self.close()
+
+
+def load(
+    model: str | PathLike[str],
+    *,
+    runtime: str = "llama.cpp",
+    device: str = "local",
+    n_ctx: int = 2048,
+    n_batch: int = 2048,
+    n_ubatch: int = 512,
+    n_threads: int | None = None,
+    use_mmap: bool = True,
+    check_tensors: bool = False,
+    repack: bool = True,
+    on_progress: Callable[[float], None] | None = None,
+) -> LLM:
+    """Loads a model file into memory, in this process.
+
+    A damaged file is refused before the runtime sees it, but a runtime may still abort the process on what that
+    check does not know: profile files that you do not trust with the ``melt profile`` command, which uses a child
+    process.
+
+    Args:
+        model: A GGUF file, or for the synthetic runtime a description such as ``"layers=2,op_ns=50000"``.
+        runtime: One of `runtime_names`.
+        device: Where to run: ``"local"``, this machine.
+        n_ctx: Context length in tokens; 0 takes the model's own.
+        n_batch: Most tokens in one evaluation.
+        n_ubatch: Most tokens in one graph.
+        n_threads: Computing threads; by default one for each CPU that this process may use.
+        use_mmap: Whether to map the file rather than read it.
+        check_tensors: Whether to refuse weights that are NaN or infinite; reads the whole file.
+        repack: Whether to copy weights into the layout of this CPU's best kernels.
+        on_progress: Called with 0..1 while loading.
+
+    Raises:
+        ModelError: The file is missing, damaged or not supported.
+        OutOfMemoryError: Weights, context or buffers do not fit.
+        InvalidArgumentError: An argument is out of range; nothing has been loaded.
+        CancelledError: Loading was interrupted.
+    """
+    if device != "local":
+        raise InvalidArgumentError(f'unknown device "{device}": this version runs on "local" only')
+    threads = usable_cpus() if n_threads is None else n_threads
+    sizes = {"n_ctx": n_ctx, "n_batch": n_batch, "n_ubatch": n_ubatch, "n_threads": threads}
+    for name, value in sizes.items():
+        if not 0 <= value < 2**31:
+            raise InvalidArgumentError(f"{name} is {value}: give a number from 0 to {2**31 - 1}")
+    path = fspath(model)
+    session = _core.Session(
+        runtime,
+        path,
+        n_ctx=n_ctx,
+        n_batch=n_batch,
+        n_ubatch=n_ubatch,
+        n_threads=threads,
+        use_mmap=use_mmap,
+        check_tensors=check_tensors,
+        repack=repack,
+        on_progress=on_progress,
+    )
+    return LLM(session, path, runtime)
+
+
+def usable_cpus() -> int:
+    """Returns how many CPUs this process may run on, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(len(os.sched_getaffinity(0)), 1)
+    return os.cpu_count() or 1

@@ -1,0 +1,158 @@
+"""Finds the chunks of a ``.melt`` file, whatever happened to it on the way.
+
+Every byte of a trace is covered by something: the file header and the chunk headers by their CRC, payloads by
+theirs, padding by being zero. So a flipped byte is always noticed, and costs one chunk at most.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import zlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from melt_core.trace.format import CHUNK_HEADER, CHUNK_MAGIC, ChunkKind
+
+Buffer = bytes | mmap.mmap
+
+_HEADER_BYTES = CHUNK_HEADER.itemsize
+_HEADER = struct.Struct("<IIIIQII")
+_MAX_WARNINGS = 100
+_PARALLEL_FROM_BYTES = 8 << 20
+_CHECK_THREADS = 2  # zlib.crc32 releases the interpreter lock; more threads than this only wait for memory
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Where one chunk lies; its payload is at ``payload_at``."""
+
+    offset: int
+    kind: int
+    record_bytes: int
+    record_count: int
+    payload_bytes: int
+    payload_crc32: int
+
+    @property
+    def payload_at(self) -> int:
+        """Offset of the payload in the file."""
+        return self.offset + _HEADER_BYTES
+
+    @property
+    def end(self) -> int:
+        """Offset of what follows the payload and its padding."""
+        return self.payload_at + (self.payload_bytes + 7) // 8 * 8
+
+
+@dataclass
+class Findings:
+    """What a scan found: chunks in file order, and what was wrong.
+
+    A chunk in ``damaged`` had a good header but a bad payload, so it is known what is missing. After a
+    ``blind_from`` (the index of the first chunk behind damage that hides even that) row numbers cannot be trusted.
+    """
+
+    chunks: list[Chunk] = field(default_factory=list)
+    damaged: set[Chunk] = field(default_factory=set)
+    blind_from: int | None = None
+    complete: bool = False
+    warnings: list[str] = field(default_factory=list)
+    n_left_out: int = 0
+
+    def warn(self, text: str) -> None:
+        """Keeps a warning; beyond a hundred they are only counted."""
+        if len(self.warnings) < _MAX_WARNINGS:
+            self.warnings.append(text)
+        else:
+            self.n_left_out += 1
+
+
+def find_chunks(buffer: Buffer, start: int) -> Findings:
+    """Returns the chunks from byte ``start`` on. Payloads are checked too, in two threads if there is much to check."""
+    found = Findings()
+    with memoryview(buffer) as view:
+        _scan(buffer, view, start, found)
+        _check_payloads(view, found)
+    return found
+
+
+def _scan(buffer: Buffer, view: memoryview, start: int, found: Findings) -> None:
+    size = len(view)
+    at = start
+    while at < size and not found.complete:
+        chunk = _header_at(view, at)
+        if chunk is None:
+            at = _resync(buffer, view, at, at, found)
+            continue
+        if chunk.payload_at + chunk.payload_bytes > size:
+            at = _resync(buffer, view, at, chunk.payload_at, found)
+            continue
+        found.chunks.append(chunk)
+        found.complete = chunk.kind == ChunkKind.END
+        follows = min(chunk.end, size)
+        if follows == size or found.complete or _header_at(view, follows) is not None:
+            at = follows
+        elif _payload_ok(view, chunk):
+            at = _resync(buffer, view, follows, follows, found)
+        else:  # bytes may be missing inside the payload: look for the next chunk in it
+            found.chunks.pop()
+            at = _resync(buffer, view, chunk.offset, chunk.payload_at, found)
+    _check_end(size, at, found)
+
+
+def _check_end(size: int, at: int, found: Findings) -> None:
+    if not found.complete:
+        found.warn("the trace was cut short: it has no end chunk, and whatever came after the last chunk is missing")
+    elif at < size:
+        found.warn(f"byte {at}: {size - at} bytes after the end of the trace were left out")
+
+
+def _header_at(view: memoryview, at: int) -> Chunk | None:
+    raw = view[at : at + _HEADER_BYTES]
+    if len(raw) < _HEADER_BYTES or raw[:4] != CHUNK_MAGIC:
+        return None
+    _, kind, record_bytes, count, payload_bytes, payload_crc, header_crc = _HEADER.unpack(raw)
+    if zlib.crc32(raw[:28]) != header_crc:
+        return None
+    return Chunk(at, kind, record_bytes, count, payload_bytes, payload_crc)
+
+
+def _resync(buffer: Buffer, view: memoryview, damaged_at: int, search_from: int, found: Findings) -> int:
+    """Returns where the next whole header is, or the end of the file, and notes what was passed over."""
+    at = buffer.find(CHUNK_MAGIC, search_from)
+    while at >= 0 and _header_at(view, at) is None:
+        at = buffer.find(CHUNK_MAGIC, at + 1)
+    size = len(view)
+    if at < 0:
+        found.warn(f"byte {damaged_at}: an incomplete chunk of {size - damaged_at} bytes was left out")
+        return size
+    found.warn(f"byte {damaged_at}: {at - damaged_at} damaged bytes were left out")
+    if found.blind_from is None:
+        found.blind_from = len(found.chunks)
+    return at
+
+
+def _payload_ok(view: memoryview, chunk: Chunk) -> bool:
+    return zlib.crc32(view[chunk.payload_at : chunk.payload_at + chunk.payload_bytes]) == chunk.payload_crc32
+
+
+def _check_payloads(view: memoryview, found: Findings) -> None:
+    def check(chunk: Chunk) -> bool:
+        return _payload_ok(view, chunk)
+
+    checks: Iterable[bool]
+    if sum(chunk.payload_bytes for chunk in found.chunks) < _PARALLEL_FROM_BYTES:
+        checks = map(check, found.chunks)
+    else:
+        with ThreadPoolExecutor(_CHECK_THREADS) as pool:
+            checks = list(pool.map(check, found.chunks))
+    for chunk, is_right in zip(found.chunks, checks, strict=True):
+        if not is_right:
+            found.damaged.add(chunk)
+            found.warn(f"byte {chunk.offset}: a damaged chunk of {chunk.payload_bytes} bytes was left out")
+            continue
+        padding = bytes(view[chunk.payload_at + chunk.payload_bytes : min(chunk.end, len(view))])
+        if padding.strip(b"\0"):
+            found.warn(f"byte {chunk.payload_at + chunk.payload_bytes}: damaged padding; the chunk itself is whole")
