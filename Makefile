@@ -39,8 +39,8 @@ lint: setup  ## check style, types and that the stubs match the compiled module
 	find cpp -name '*.h' -o -name '*.cpp' | xargs clang-format --dry-run -Werror
 	$(PY) tools/stubs.py --check
 
-bench: setup  ## run every benchmark in benchmarks/
-	for script in benchmarks/*.py; do echo "== $$script"; $(PY) "$$script"; done
+bench: setup  ## run every benchmarks/bench_*.py
+	for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) "$$script"; done
 
 clean:  ## remove .venv, build and out; downloads stay in the cache
 	rm -rf .venv build out

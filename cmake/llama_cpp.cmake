@@ -5,26 +5,9 @@ set(melt_llama_cpp_tree ${CMAKE_BINARY_DIR}/third_party/llama.cpp)
 file(READ ${melt_llama_cpp_tree}/.melt-prepared.json prepared)
 string(JSON melt_llama_cpp_commit GET "${prepared}" commit)
 
-set(BUILD_SHARED_LIBS OFF)
+include(cmake/llama_cpp_options.cmake)
 set(LLAMA_BUILD_COMMIT ${melt_llama_cpp_commit})
 set(LLAMA_BUILD_NUMBER 0)
-set(GIT_EXE "")  # otherwise ggml reports the commit of the repository around it, that is, of ours
-foreach(part COMMON TESTS TOOLS EXAMPLES SERVER APP)
-  set(LLAMA_BUILD_${part} OFF)
-endforeach()
-set(LLAMA_OPENSSL OFF)
-set(LLAMA_ALL_WARNINGS OFF)  # theirs to mend
-set(GGML_OPENMP OFF)  # we own the thread pool: OpenMP's would differ from platform to platform
-set(GGML_CCACHE OFF)  # compiler.cmake has set it up
-
-if(MELT_PORTABLE)
-  set(GGML_NATIVE OFF)
-  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
-    foreach(extension SSE42 AVX AVX2 FMA F16C BMI2)
-      set(GGML_${extension} ON)
-    endforeach()
-  endif()
-endif()
 
 add_subdirectory(${melt_llama_cpp_tree} ${CMAKE_BINARY_DIR}/third_party/llama.cpp-build EXCLUDE_FROM_ALL)
 

@@ -12,6 +12,9 @@ namespace py = pybind11;
 namespace melt::python {
 namespace {
 
+/// decode() gives bytes: a token may end inside a character.
+py::bytes decoded(const TextCodec& text, const std::vector<std::int32_t>& ids) { return py::bytes(text.decode(ids)); }
+
 using Progress = std::function<void(float)>;
 
 std::unique_ptr<PySession> load(const std::string& runtime, const std::string& path, std::uint32_t n_ctx,
@@ -56,6 +59,15 @@ void bind_info(py::module_& m) {
 
 void bind_sessions(py::module_& m) {
   bind_info(m);
+  py::class_<TextCodec>(m, "Tokenizer", "A model file's vocabulary.")
+      .def(py::init([](const std::string& runtime, const std::string& path) {
+             const py::gil_scoped_release release;
+             return make_runtime(runtime)->load_text(path);
+           }),
+           py::arg("runtime"), py::arg("path"))
+      .def("encode", &TextCodec::encode, py::arg("text"), py::arg("add_special"), py::arg("parse_special"),
+           "Token ids of a text.")
+      .def("decode", &decoded, py::arg("ids"), "Text of token ids, as bytes: a token may end inside a character.");
   py::class_<PySession>(m, "Session", "Loaded model + context + KV cache. One run at a time.")
       .def(py::init(&load), py::arg("runtime"), py::arg("path"), py::kw_only(), py::arg("n_ctx"), py::arg("n_batch"),
            py::arg("n_ubatch"), py::arg("n_threads"), py::arg("use_mmap"), py::arg("check_tensors"),
@@ -71,9 +83,9 @@ void bind_sessions(py::module_& m) {
       .def(
           "decode",
           [](PySession& self, const std::vector<std::int32_t>& ids) {
-            return py::bytes(self.loaded().session().text().decode(ids));
+            return decoded(self.loaded().session().text(), ids);
           },
-          py::arg("ids"), "Text of token ids, as bytes: a token may end inside a character.")
+          py::arg("ids"), "Text of token ids, as bytes.")
       .def(
           "format_chat",
           [](PySession& self, const std::vector<std::pair<std::string, std::string>>& messages) {

@@ -5,53 +5,76 @@ Example:
     >>> with melt.load("layers=2", runtime="synthetic") as llm:
     ...     with melt.profile(llm) as prof:
     ...         done = prof.run("Hello", max_tokens=4)
-    >>> print(prof.trace.key_averages(group_by="op_type"))  # doctest: +SKIP
+    >>> len(prof.trace.key_averages(group_by="op_type")) > 0
+    True
 """
 
 from __future__ import annotations
 
-from melt_core.errors import (
-    BusyError,
-    CancelledError,
-    InvalidArgumentError,
-    MeltError,
-    MissingExtraError,
-    ModelError,
-    OutOfMemoryError,
-    RuntimeFailedError,
-    StorageError,
-    TraceError,
-)
-from melt_core.profiling import Completion, Profiler, ProfileRequest, ProfileResult, profile, profile_in_child
-from melt_core.report import report
-from melt_core.runtime import LLM, ModelInfo, load, runtime_names
-from melt_core.trace import Table, Trace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from melt_core.report import report  # not on first use: its package of the same name would take its place
+
+if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ below imports what is asked for
+    from melt_core.errors import BusyError as BusyError
+    from melt_core.errors import CancelledError as CancelledError
+    from melt_core.errors import InvalidArgumentError as InvalidArgumentError
+    from melt_core.errors import MeltError as MeltError
+    from melt_core.errors import MissingExtraError as MissingExtraError
+    from melt_core.errors import ModelError as ModelError
+    from melt_core.errors import OutOfMemoryError as OutOfMemoryError
+    from melt_core.errors import RuntimeFailedError as RuntimeFailedError
+    from melt_core.errors import StorageError as StorageError
+    from melt_core.errors import TraceError as TraceError
+    from melt_core.profiling import Completion as Completion
+    from melt_core.profiling import Profiler as Profiler
+    from melt_core.profiling import ProfileRequest as ProfileRequest
+    from melt_core.profiling import ProfileResult as ProfileResult
+    from melt_core.profiling import profile as profile
+    from melt_core.profiling import profile_in_child as profile_in_child
+    from melt_core.runtime import LLM as LLM
+    from melt_core.runtime import ModelInfo as ModelInfo
+    from melt_core.runtime import Tokenizer as Tokenizer
+    from melt_core.runtime import load as load
+    from melt_core.runtime import load_tokenizer as load_tokenizer
+    from melt_core.runtime import runtime_names as runtime_names
+    from melt_core.trace import Table as Table
+    from melt_core.trace import Trace as Trace
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "LLM",
-    "BusyError",
-    "CancelledError",
-    "Completion",
-    "InvalidArgumentError",
-    "MeltError",
-    "MissingExtraError",
-    "ModelError",
-    "ModelInfo",
-    "OutOfMemoryError",
-    "ProfileRequest",
-    "ProfileResult",
-    "Profiler",
-    "RuntimeFailedError",
-    "StorageError",
-    "Table",
-    "Trace",
-    "TraceError",
-    "__version__",
-    "load",
-    "profile",
-    "profile_in_child",
-    "report",
-    "runtime_names",
-]
+_PUBLIC = {
+    "errors": (
+        "BusyError",
+        "CancelledError",
+        "InvalidArgumentError",
+        "MeltError",
+        "MissingExtraError",
+        "ModelError",
+        "OutOfMemoryError",
+        "RuntimeFailedError",
+        "StorageError",
+        "TraceError",
+    ),
+    "profiling": ("Completion", "ProfileRequest", "ProfileResult", "Profiler", "profile", "profile_in_child"),
+    "runtime": ("LLM", "ModelInfo", "Tokenizer", "load", "load_tokenizer", "runtime_names"),
+    "trace": ("Table", "Trace"),
+}
+_MODULE_OF = {name: f"melt_core.{module}" for module, names in _PUBLIC.items() for name in names}
+
+__all__ = ["__version__", "report", *_MODULE_OF]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used: opening a trace needs neither the core nor the reports."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'melt_core' has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Returns the public names."""
+    return __all__

@@ -29,6 +29,7 @@ from melt_core.trace.format import (
     OP_DEFINITION,
     RECORDS,
     RUN_WARMUP,
+    TOKEN_END_OF_TEXT,
     TRACE_MAGIC,
     ChunkKind,
     ClockId,
@@ -43,7 +44,17 @@ US = 1_000
 def file_header(*, major: int = 1, minor: int = 0, header_bytes: int = 64, start_wall_ns: int = 0) -> bytes:
     """Returns a file header with a right checksum."""
     head = struct.pack(
-        "<8sHHIIIdq16sI", TRACE_MAGIC, major, minor, header_bytes, ClockId.SIMULATED, 0, 1e9, start_wall_ns, bytes(16), 0
+        "<8sHHIIIdq16sI",
+        TRACE_MAGIC,
+        major,
+        minor,
+        header_bytes,
+        ClockId.SIMULATED,
+        0,
+        1e9,
+        start_wall_ns,
+        bytes(16),
+        0,
     )
     return head + struct.pack("<I", zlib.crc32(head)) + bytes(header_bytes - 64)
 
@@ -213,6 +224,7 @@ class _Toy:
                     "run": run,
                     "index": index,
                     "phase": Phase.DECODE if index else Phase.PREFILL,
+                    "flags": TOKEN_END_OF_TEXT if index == n_output else 0,
                     "token_id": 2 if index == n_output else 100 + index,
                     "n_tokens": 1 if index else 8,
                     "start_ns": begin,

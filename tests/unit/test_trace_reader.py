@@ -14,6 +14,7 @@ from fakes import trace_builder
 from fakes.trace_builder import TraceBuilder, chunk, file_header, rows_of, toy_trace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from melt_core.analysis.group import GROUP_KEYS
 from melt_core.errors import MeltError, StorageError, TraceError
 from melt_core.report import chrome, csv_, speedscope
@@ -185,7 +186,9 @@ class TestDamage:
             assert trace.damage
             assert not trace.complete
             if size == ends[-2]:  # all but the end chunk
-                assert n_whole == sum(map(len, (trace.runs, trace.phases, trace.tokens, trace.graphs))) + 147 + 7 + 12 + 32
+                assert (
+                    n_whole == sum(map(len, (trace.runs, trace.phases, trace.tokens, trace.graphs))) + 147 + 7 + 12 + 32
+                )
 
     def test_cut_inside_the_header_is_refused(self) -> None:
         for size in range(1, 64):
@@ -214,6 +217,37 @@ class TestDamage:
         assert trace.ops["op"].tolist() == ["(lost)", "attn_q-1"]
         assert trace.ops["op_type"].tolist() == ["LOST", "MUL_MAT"]
 
+    @pytest.mark.parametrize("width", [1, 3, 8])
+    def test_a_damaged_chunk_header_is_restored(self, width: int) -> None:
+        # WHEN up to eight bytes of any one chunk header are wrong
+        whole = Trace.from_bytes(TOY)
+        for at, kind, _ in offsets(TOY):
+            for where in range(at, at + 32, width):
+                junk = bytes(byte ^ 0x5A for byte in TOY[where : where + width])
+                if where + width > at + 32:
+                    continue
+                trace = Trace.from_bytes(with_bytes(TOY, where, junk))
+                # THEN nothing is lost, and a line says so
+                hit_both_checksums = where < at + 28 < where + width
+                if not hit_both_checksums:
+                    assert len(trace.damage) == 1, (kind, where - at, trace.damage)
+                    assert "restored" in trace.damage[0]
+                    assert trace.key_averages().to_dicts() == whole.key_averages().to_dicts()
+
+    def test_ops_whose_graphs_were_cut_off_are_kept(self) -> None:
+        # GIVEN a recorder that writes graphs behind their ops, and was killed between
+        builder = TraceBuilder()
+        builder.records(ChunkKind.OP_DEFINITIONS, trace_builder.definitions())
+        builder.records(ChunkKind.TOKENS, rows_of(ChunkKind.TOKENS, [{"run": NONE}]))
+        builder.records(ChunkKind.OPS, rows_of(ChunkKind.OPS, [{"op": 1, "graph": 0}, {"op": 1, "graph": 1}]))
+        cut = b"".join(builder._parts)
+        trace = exercise(cut)
+        assert trace is not None
+        assert (len(trace.ops), len(trace.graphs)) == (2, 2)
+        assert "2 graphs were cut off; their ops are there" in trace.damage
+        # whereas in a trace that was closed in order there is no excuse
+        assert len(Trace.from_bytes(builder.finish()).ops) == 0
+
     def test_behind_a_chunk_of_unknown_kind_nothing_is_attributed_wrongly(self) -> None:
         # GIVEN the header of the first op definitions destroyed, so that nobody knows how many there were
         builder = TraceBuilder()
@@ -224,7 +258,7 @@ class TestDamage:
         rows = np.zeros(1, OP)
         rows["op"], rows["graph"], rows["token"] = 1, NONE, NONE
         builder.records(ChunkKind.OPS, rows)
-        trace = Trace.from_bytes(flipped(builder.finish(), at + 4))
+        trace = Trace.from_bytes(with_bytes(builder.finish(), at, b"\xaa" * 32))
         # THEN records that refer to them are left out, with a word
         assert len(trace.ops) == 0
         assert any("cannot be numbered" in line for line in trace.damage)

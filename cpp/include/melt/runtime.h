@@ -99,6 +99,8 @@ class Runtime {
   virtual std::unique_ptr<Clock> make_clock(const ModelOptions& options) const = 0;
   /// Raises: Error(kModel | kOutOfMemory | kInvalidArgument | kCancelled).
   virtual std::unique_ptr<Session> load(const ModelOptions& options, Clock& clock) const = 0;
+  /// Loads a model file's vocabulary alone. Raises: Error(kModel).
+  virtual std::unique_ptr<TextCodec> load_text(const std::string& path) const = 0;
 };
 
 /// Names of the runtimes compiled into this build, e.g. {"synthetic", "llama.cpp"}.

@@ -15,6 +15,7 @@ namespace {
 
 constexpr std::uint32_t kVocabulary = 256;  // a token is a byte
 constexpr std::int32_t kEndOfText = 0;
+constexpr std::int64_t kStartNs = 1'000;  // in which all threads have left the first barrier
 
 class ByteText final : public TextCodec {
  public:
@@ -40,21 +41,25 @@ class ByteText final : public TextCodec {
 class Barrier {
  public:
   explicit Barrier(unsigned n) : n_(n) {}
-  void meet() {
+  /// Each thread gives the time of its arrival; all get the last one's.
+  std::int64_t meet(std::int64_t time) {
     const unsigned round = round_.load();
     if (arrived_.fetch_add(1) + 1 == n_) {
+      last_arrival_ = time;
       arrived_.store(0);
       round_.fetch_add(1);
     } else {
       while (round_.load() == round) {
       }
     }
+    return last_arrival_;
   }
 
  private:
   const unsigned n_;
   std::atomic<unsigned> arrived_{0};
   std::atomic<unsigned> round_{0};
+  std::int64_t last_arrival_ = 0;  // written before round_ is, read after
 };
 
 class SyntheticOps final : public OpSource {
@@ -169,17 +174,21 @@ class SyntheticSession final : public Session {
     OpRecorder* recorder = ops_.recorder();
     Barrier barrier(options_.n_threads);
     std::atomic<bool> stop{false};
+    // A group begins when the last thread has ended the one before: what the barrier costs does not add to an op.
     const auto work = [&](std::uint32_t thread) {
       melt_stamp_ring* ring = recorder != nullptr ? &recorder->rings()[thread] : nullptr;
-      barrier.meet();
+      std::int64_t start = barrier.meet(clock_.steady_ns()) + kStartNs;
+      while (clock_.steady_ns() < start) {
+      }
       if (ring != nullptr) ring->thread_begin = clock_.ticks();
       for (std::uint32_t group = 0; group < model_.groups_per_graph() && !stop.load(); ++group) {
-        const std::int64_t until = clock_.steady_ns() + model_.duration_ns(group, thread, n_tokens);
-        while (clock_.steady_ns() < until) {
+        const std::int64_t end = start + model_.duration_ns(group, thread, n_tokens);
+        std::int64_t now = 0;
+        while ((now = clock_.steady_ns()) < end) {
         }
         if (ring != nullptr) stamp(*ring, clock_.ticks(), model_.nodes(group));
         if (thread == 0 && cancelled()) stop.store(true);
-        barrier.meet();
+        start = barrier.meet(now);
       }
     };
     std::vector<std::thread> workers;
@@ -212,6 +221,7 @@ class SyntheticRuntime final : public Runtime {
   std::unique_ptr<Session> load(const ModelOptions& options, Clock& clock) const override {
     return std::make_unique<SyntheticSession>(SyntheticModel::parse(options.path), options, clock);
   }
+  std::unique_ptr<TextCodec> load_text(const std::string&) const override { return std::make_unique<ByteText>(); }
 };
 
 }  // namespace

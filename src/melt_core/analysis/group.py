@@ -62,14 +62,14 @@ class Sums:
         return cls(np.zeros(n_codes, np.int64), *(np.zeros(n_codes) for _ in range(3)))
 
     def add(self, block: Array, codes: Array, *, each_is_main: bool = False) -> None:
-        """Adds a block of op records of which each belongs to a code; negative codes are left out.
+        """Adds a block of op records of which each belongs to a code; the code behind the last is left out.
 
         With `each_is_main`, every record counts as one of the main thread.
         """
         n_codes = len(self.count)
         compute, wait = block["compute_ns"], block["wait_ns"]
         # One histogram over (code, is it the main thread); the last two bins take what is left out.
-        slots = np.where(codes < 0, n_codes, codes) * 2
+        slots = codes * 2
         if not each_is_main:
             slots += block["thread"] != 0
         bins = 2 * n_codes + 2
@@ -150,9 +150,9 @@ def _summed(
         )
         codes = code_of(block, phase)
         if drop_warmup:
-            codes = np.where(is_warmup[np.minimum(run, len(runs))], -1, codes)
+            codes = np.where(is_warmup[np.minimum(run, len(runs))], n_codes, codes)
         if selection.phase is not None:
-            codes = np.where(phase == selection.phase, codes, -1)
+            codes = np.where(phase == selection.phase, codes, n_codes)
         sums.add(block, codes, each_is_main=each_is_main)
     return sums
 
@@ -186,9 +186,7 @@ def _by_phase(trace: Trace, selection: Selection) -> Table:
     definitions = trace.records(ChunkKind.OP_DEFINITIONS)
     n_bytes = definitions["bytes_read"] + definitions["bytes_written"]
     n_codes = len(definitions) * _N_PHASES
-    sums = _summed(
-        trace, selection, n_codes, lambda block, phase: block["op"].astype(np.intp) * _N_PHASES + phase
-    )
+    sums = _summed(trace, selection, n_codes, lambda block, phase: block["op"].astype(np.intp) * _N_PHASES + phase)
     group_of = np.tile(np.arange(_N_PHASES), len(definitions))
     grouped = Sums(*(_regroup(values, group_of, _N_PHASES) for values in vars(sums).values()))
     totals = [
@@ -202,9 +200,7 @@ def _by_thread(trace: Trace, selection: Selection) -> Table:
     threads = sorted({int(thread) for block in trace.op_blocks() for thread in np.unique(block["thread"])})
     code_of_thread = np.zeros(1 << 16, np.intp)
     code_of_thread[threads] = np.arange(len(threads))
-    sums = _summed(
-        trace, selection, len(threads), lambda block, _: code_of_thread[block["thread"]], each_is_main=True
-    )
+    sums = _summed(trace, selection, len(threads), lambda block, _: code_of_thread[block["thread"]], each_is_main=True)
     unknown = np.full(len(threads), np.nan)
     return _table(np.array(threads, np.uint16), sums, unknown, unknown, missing=None)
 

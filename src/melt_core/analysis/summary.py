@@ -80,7 +80,7 @@ class Summary:
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the figures ready for JSON: medians as plain numbers, None where missing, the reasons under `missing`."""
+        """Returns the figures ready for JSON: medians as plain numbers, None where missing, with the reasons."""
         figures = {name: getattr(self, name) for name in _FIGURES}
         peak = self.peak_rss_bytes
         return {

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from melt_core.analysis.group import Selection, per_definition
 from melt_core.analysis.summary import measured_runs
-from melt_core.trace.format import ChunkKind, Phase
+from melt_core.trace.format import TOKEN_CUT, ChunkKind, Phase
 from melt_core.trace.tables import decode_text
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class OpTotals:
 def n_steps(trace: Trace, phase: Phase) -> int:
     """Returns how many evaluation steps of a phase the measured runs have."""
     tokens = trace.records(ChunkKind.TOKENS)
-    return int(np.count_nonzero((tokens["phase"] == phase) & np.isin(tokens["run"], measured_runs(trace))))
+    whole = (tokens["flags"] & TOKEN_CUT) == 0
+    return int(np.count_nonzero(whole & (tokens["phase"] == phase) & np.isin(tokens["run"], measured_runs(trace))))
 
 
 def token_timeline(trace: Trace, *, max_records: int = 4000) -> Timeline | None:
@@ -69,7 +70,7 @@ def token_timeline(trace: Trace, *, max_records: int = 4000) -> Timeline | None:
     graphs = trace.records(ChunkKind.GRAPHS)
     with_graph = np.zeros(len(tokens) + 1, np.bool_)
     with_graph[np.minimum(graphs["token"], len(tokens))] = True
-    usable = with_graph[:-1] & np.isin(tokens["run"], measured_runs(trace))
+    usable = with_graph[:-1] & np.isin(tokens["run"], measured_runs(trace)) & ((tokens["flags"] & TOKEN_CUT) == 0)
     for phase in (Phase.DECODE, Phase.PREFILL):
         rows = np.flatnonzero(usable & (tokens["phase"] == phase))
         rows = rows[np.argsort(tokens["duration_ns"][rows], kind="stable")]

@@ -1,4 +1,4 @@
-"""The ``melt`` command. Each sub-command is a module with ``add_parser(subparsers)``; what it runs returns an exit code."""
+"""The ``melt`` command. Each sub-command is a module with ``add_parser``; what it runs returns an exit code."""
 
 from __future__ import annotations
 

@@ -24,7 +24,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--by", choices=_KEYS, default="op_type", help="what to group by (default: op_type)")
     phases = ("prefill", "decode", "tokenize")
     parser.add_argument("--phase", choices=phases, help="only this phase (default: all)")
-    parser.add_argument("--top", type=int, metavar="N", help=f"only the N longest (default: {_TEXT_ROWS}; all with --json)")
+    parser.add_argument(
+        "--top", type=int, metavar="N", help=f"only the N longest (default: {_TEXT_ROWS}; all with --json)"
+    )
     parser.add_argument("--warmup", action="store_true", help="count warm-up runs too")
     parser.add_argument("--json", action="store_true", help="print JSON, times in ns")
     parser.set_defaults(run=run)

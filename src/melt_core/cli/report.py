@@ -22,7 +22,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the report."""
-    from melt_core.report.html import report
+    from melt_core.report import report
 
     report([open_trace(path) for path in args.traces], args.output)
     return 0

@@ -88,7 +88,8 @@ def _selection(file: PypiFile, environment: dict[str, str]) -> list[str]:
         return ["--only-binary", ":all:"]
     probe = [sys.executable, "-c", f"import {file.sdist_backend}"]
     present = subprocess.run(probe, env=environment, stderr=subprocess.DEVNULL, check=False).returncode == 0
-    return ["--no-binary", ":all:"] + (["--no-build-isolation"] if present else [])
+    # The package by name, not ":all:", which would compile the build backend and its tools from source as well.
+    return ["--no-binary", file.package] + (["--no-build-isolation"] if present else [])
 
 
 def _run_pip(command: list[str], environment: dict[str, str], file: PypiFile) -> None:

@@ -2,6 +2,27 @@
 
 from __future__ import annotations
 
-from melt_core.report.html import report
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from melt_core.trace import Trace
 
 __all__ = ["report"]
+
+
+def report(traces: Trace | Sequence[Trace], path: str | os.PathLike[str]) -> None:
+    """Writes an HTML report of one trace, or of several side by side.
+
+    Args:
+        traces: One trace or several.
+        path: The file to write, whole or not at all.
+
+    Raises:
+        InvalidArgumentError: if there is no trace.
+        StorageError: if the file cannot be written.
+    """
+    from melt_core.report.html import write  # `import melt_core` imports this package: keep that light
+
+    write(traces, path)

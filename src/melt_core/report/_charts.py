@@ -46,7 +46,9 @@ class Palette:
     def legend(self, extra: str = "") -> str:
         """Returns the list of colours with their names."""
         own = [(name, rank) for name, rank in self.ranks.items() if rank < N_COLOURS - 1]
-        items = [f'<span><i class="swatch" style="background:var(--c{rank})"></i>{esc(name)}</span>' for name, rank in own]
+        items = [
+            f'<span><i class="swatch" style="background:var(--c{rank})"></i>{esc(name)}</span>' for name, rank in own
+        ]
         if len(self.ranks) > len(own):
             items.append(f'<span><i class="swatch" style="background:var(--c{N_COLOURS - 1})"></i>others</span>')
         return f'<div class="legend">{"".join(items)}{extra}</div>'
@@ -70,7 +72,9 @@ def bars(rows: Sequence[Bar]) -> str:
     for row in rows:
         width = 100 * _finite(row.share) / longest
         wait = 100 * min(max(_finite(row.wait_ratio), 0.0), 1.0)
-        title = f"{row.name}: {human.percent(row.share)}, {human.time_ns(row.time_ns)}; {wait:.1f} % of thread time waits"
+        title = (
+            f"{row.name}: {human.percent(row.share)}, {human.time_ns(row.time_ns)}; {wait:.1f} % of thread time waits"
+        )
         cells.append(
             f'<div class="name" title="{esc(row.name)}">{esc(row.name)}</div>'
             f'<div class="track" title="{esc(title)}"><div class="bar" style="width:{width:.2f}%">'
@@ -106,12 +110,15 @@ def heat(times: LayerTimes, title: str) -> str:
         for layer, time_ns in zip(times.layers, row.tolist(), strict=True):
             alpha = 0.06 + 0.94 * max(time_ns, 0.0) / top
             label = f"{module}, layer {layer}: {human.time_ns(time_ns)} per step"
-            cells.append(f'<div class="cell" style="background:rgba(var(--heat),{alpha:.3f})" title="{esc(label)}"></div>')
+            cells.append(
+                f'<div class="cell" style="background:rgba(var(--heat),{alpha:.3f})" title="{esc(label)}"></div>'
+            )
         cells.append(f'<div class="total">{human.time_ns(float(row.sum()))}</div>')
     every = max(1, -(-n_layers // 16))
     cells.append('<div class="row"></div>')
     cells += [f'<div class="tick">{layer if at % every == 0 else ""}</div>' for at, layer in enumerate(times.layers)]
-    return f'<h3>{esc(title)}</h3><div class="scroll"><div class="heat" style="{columns}">{"".join(cells)}<div></div></div></div>'
+    grid = f'<div class="heat" style="{columns}">{"".join(cells)}<div></div></div>'
+    return f'<h3>{esc(title)}</h3><div class="scroll">{grid}</div>'
 
 
 def latency_plot(series: Sequence[NDArray[Any]], p50: float, p95: float) -> str:
@@ -122,8 +129,10 @@ def latency_plot(series: Sequence[NDArray[Any]], p50: float, p95: float) -> str:
     def y(value: float) -> float:
         return _PLOT_HEIGHT * (1 - max(value, 0.0) / top)
 
-    lines = [f'<line class="grid-line" x1="0" x2="{_PLOT_WIDTH}" y1="{y(top * at / 4):.1f}" y2="{y(top * at / 4):.1f}"/>'
-             for at in range(5)]
+    lines = [
+        f'<line class="grid-line" x1="0" x2="{_PLOT_WIDTH}" y1="{y(top * at / 4):.1f}" y2="{y(top * at / 4):.1f}"/>'
+        for at in range(5)
+    ]
     for run in series:
         lines.append(f'<polyline class="run-line" points="{_points(run, longest, y)}"/>')
     for css, value in (("p50", p50), ("p95", p95)):
@@ -168,8 +177,10 @@ def timeline(found: Timeline, names: NDArray[Any], op_types: NDArray[Any], palet
             colour = palette.colour(op_types[op])
             x, end = _LANE_WIDTH * start_ns / span, _LANE_WIDTH * (start_ns + compute_ns) / span
             width = _LANE_WIDTH * wait_ns / span
-            rects.append(f'<g><title>{label}</title><rect x="{x:.2f}" y="0" width="{end - x:.2f}" height="{_LANE_HEIGHT}" '
-                         f'fill="{colour}"/>')
+            rects.append(
+                f'<g><title>{label}</title><rect x="{x:.2f}" y="0" width="{end - x:.2f}" height="{_LANE_HEIGHT}" '
+                f'fill="{colour}"/>'
+            )
             if width >= 0.02:
                 shape = f'x="{end:.2f}" y="0" width="{width:.2f}" height="{_LANE_HEIGHT}"'
                 rects.append(f'<rect {shape} fill="{colour}" opacity=".22"/><rect {shape} fill="url(#wait)"/>')

@@ -27,7 +27,8 @@ _MAX_DIFFERENCES = 60
 def comparison(subjects: Sequence[Subject]) -> str:
     """Returns the opening of a report of several traces."""
     head = "".join(
-        f'<th class="num">{esc(subject.label)}<span class="delta">{esc(subject.title)}</span></th>' for subject in subjects
+        f'<th class="num">{esc(subject.label)}<span class="below">{esc(subject.title)}</span></th>'
+        for subject in subjects
     )
     title = (
         '<header class="trace"><div class="kicker">melt report</div>'
@@ -39,13 +40,17 @@ def comparison(subjects: Sequence[Subject]) -> str:
 
 def _table(head: str, rows: Sequence[str], first: str) -> str:
     body = f"<thead><tr><th>{esc(first)}</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<div class="scroll"><table>{body}</table></div>'
+    return f'<div class="scroll"><table class="compared">{body}</table></div>'
 
 
 def _cell(value: str, ratio: float | None, meter: float | None = None) -> str:
     """Returns a number, its ratio to the first trace, and a bar of 0..1 of the row's width below."""
-    delta = "" if ratio is None else f'<span class="delta">x {ratio:.2f}</span>'
-    bar = "" if meter is None else f'<span class="meter"><i style="width:{100 * min(max(meter, 0.0), 1.0):.1f}%"></i></span>'
+    delta = '<span class="delta"></span>' if ratio is None else f'<span class="delta">x {ratio:.2f}</span>'
+    bar = (
+        ""
+        if meter is None
+        else f'<span class="meter"><i style="width:{100 * min(max(meter, 0.0), 1.0):.1f}%"></i></span>'
+    )
     return f'<td class="num">{esc(value)}{delta}{bar}</td>'
 
 
@@ -63,11 +68,13 @@ def _figures(subjects: Sequence[Subject], head: str) -> str:
             cells.append(_cell(shown(median), _ratio(median, medians[0]) if number else None))
         rows.append(f"<tr><td>{esc(label)}</td>{''.join(cells)}</tr>")
     peaks = [subject.summary.peak_rss_bytes for subject in subjects]
-    cells = [_cell(human.size_bytes(peak), _ratio(peak, peaks[0]) if number else None) for number, peak in enumerate(peaks)]
+    cells = [
+        _cell(human.size_bytes(peak), _ratio(peak, peaks[0]) if number else None) for number, peak in enumerate(peaks)
+    ]
     rows.append(f"<tr><td>Peak memory</td>{''.join(cells)}</tr>")
     counts = "".join(f'<td class="num">{subject.summary.n_runs}</td>' for subject in subjects)
     rows.append(f"<tr><td>Measured runs</td>{counts}</tr>")
-    note = "Medians over the measured runs; below each, its ratio to the first trace. Not a test: see the spread further down."
+    note = "Medians over the measured runs; below each, its ratio to the first trace. The spread is further down."
     return section("Key figures", note, _table(head, rows, "figure"))
 
 
@@ -77,7 +84,9 @@ def _op_types(subjects: Sequence[Subject], head: str) -> str:
         steps = max(n_steps(subject.trace, Phase.DECODE), 1)
         table = key_averages(subject.trace, phase="decode")
         times.append({row.key or "other": row.wall_ns / steps for row in table})
-    ranked = sorted({key for found in times for key in found}, key=lambda key: -max(found.get(key, 0.0) for found in times))
+    ranked = sorted(
+        {key for found in times for key in found}, key=lambda key: -max(found.get(key, 0.0) for found in times)
+    )
     if not ranked:
         return ""
     longest = max(found.get(ranked[0], 0.0) for found in times) or 1.0
@@ -85,7 +94,11 @@ def _op_types(subjects: Sequence[Subject], head: str) -> str:
     for key in ranked[:_MAX_OP_TYPES]:
         first = times[0].get(key)
         cells = [
-            _cell(human.time_ns(found.get(key)), _ratio(found.get(key), first) if number else None, found.get(key, 0.0) / longest)
+            _cell(
+                human.time_ns(found.get(key)),
+                _ratio(found.get(key), first) if number else None,
+                found.get(key, 0.0) / longest,
+            )
             for number, found in enumerate(times)
         ]
         rows.append(f"<tr><td>{esc(key)}</td>{''.join(cells)}</tr>")
@@ -100,8 +113,10 @@ def _differences(subjects: Sequence[Subject], head: str) -> str:
         values = [values.get(name) for values in found]
         if len(set(values)) > 1:
             cells = "".join(f'<td class="text">{esc(value)}</td>' for value in values)
-            rows.append(f"<tr><td class=\"name\"><code>{esc(name)}</code></td>{cells}</tr>")
+            rows.append(f'<tr><td class="name"><code>{esc(name)}</code></td>{cells}</tr>')
     if not rows:
         return section("What else differs", "The metadata of all traces is the same.", "")
     note = "Metadata that is not the same everywhere: any of it may be why the numbers differ."
-    return section("What else differs", note, _table(head.replace(' class="num"', ""), rows[:_MAX_DIFFERENCES], "metadata"))
+    return section(
+        "What else differs", note, _table(head.replace(' class="num"', ""), rows[:_MAX_DIFFERENCES], "metadata")
+    )

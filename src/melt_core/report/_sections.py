@@ -158,7 +158,10 @@ def _trust(subject: Subject) -> str:
         ("Overhead, prefill", f"{human.overhead(cost.prefill_ratio, cost.prefill_ci95)}; {cost.prefill_pairs} pairs"),
         ("Conservation", conserved),
         ("Outside graphs", f"{gaps[0]} of the prefill phase, {gaps[1]} of the decode phase (sampling, the runtime)"),
-        ("Records", f"{ops.records} over all threads, of {ops.groups} op groups in {ops.graphs} graphs; {ops.dropped} dropped"),
+        (
+            "Records",
+            f"{ops.records} over all threads, of {ops.groups} op groups in {ops.graphs} graphs; {ops.dropped} dropped",
+        ),
         *((f"Missing: {name}", reason) for name, reason in summary.missing.items()),
     ]
     note = "What recording cost, and whether the parts add up to the whole."
@@ -242,8 +245,9 @@ def _one_token(subject: Subject) -> str:
     body = charts.timeline(found, definitions["op"], definitions["op_type"], subject.palette)
     left_out = f" The shortest {found.n_left_out} ops are not drawn." if found.n_left_out else ""
     note = (
-        f"The {found.phase} step of median length: run {found.run}, token {found.index}, {human.time_ns(found.span_ns)} from "
-        f"its first op to its last.{left_out} Point at an op for its name; hatched is waiting at a barrier."
+        f"The {found.phase} step of median length: run {found.run}, token {found.index}, "
+        f"{human.time_ns(found.span_ns)} from its first op to its last.{left_out} Point at an op for its name; "
+        "hatched is waiting at a barrier."
     )
     waits = '<span><i class="swatch hatched"></i>wait</span>'
     return section("One token, thread by thread", note, body + subject.palette.legend(waits))
@@ -254,7 +258,7 @@ def _slowest(subject: Subject) -> str:
     if not found:
         return ""
     head = "".join(
-        f'<th{css}>{name}</th>'
+        f"<th{css}>{name}</th>"
         for name, css in (
             ("op", ""),
             ("type", ""),
@@ -275,9 +279,9 @@ def _slowest(subject: Subject) -> str:
         cells = "".join(f'<td class="num">{esc(value)}</td>' for value in numbers)
         rows.append(
             f'<tr><td class="name"><code>{esc(op.name)}</code></td><td>{esc(op.op_type)}</td>'
-            f'<td>{esc("x".join(map(str, shape)))}</td>{cells}</tr>'
+            f"<td>{esc('x'.join(map(str, shape)))}</td>{cells}</tr>"
         )
-    note = "All measured runs together. Bytes/s and FLOP/s are derived: what the op needs by formula over the time it took."
+    note = "All measured runs together. Bytes/s and FLOP/s are derived: what the op needs by formula / its time."
     body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     return section("The ops that take longest", note, body)
 
@@ -298,6 +302,10 @@ def _metadata(subject: Subject) -> str:
         group, _, rest = name.partition(".")
         groups.setdefault(group if rest else "other", []).append((rest or name, value))
     header = subject.trace.header
-    groups["trace"] = [("format", f"{header.major}.{header.minor}"), ("id", header.trace_id), ("clock", header.clock_id)]
+    groups["trace"] = [
+        ("format", f"{header.major}.{header.minor}"),
+        ("id", header.trace_id),
+        ("clock", header.clock_id),
+    ]
     body = "".join(f"<h3>{esc(name)}</h3>{_definition_list(rows)}" for name, rows in groups.items())
     return f"<section><details><summary>What ran, on what</summary>{body}</details></section>"

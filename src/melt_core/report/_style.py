@@ -1,4 +1,4 @@
-"""The report's style sheet: one column of sections, light and dark, from phone width to desktop. No outside reference."""
+"""The report's style sheet: light and dark, from phone width to desktop, no outside reference."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ CSS: Final = """
   color-scheme: light dark;
   --page: #f6f7f9; --card: #ffffff; --line: #e1e5ea; --text: #1c2430; --soft: #5d6878; --track: #edf0f4;
   --accent: #2563c9; --warn-bg: #fff6e0; --warn-line: #e5b94a; --warn-text: #6b4a00;
-  --c0: #2f6fd6; --c1: #e0762f; --c2: #22967a; --c3: #b3509b; --c4: #c39a17; --c5: #6d62d0; --c6: #3d9dc2; --c7: #8b93a0;
+  --c0: #2f6fd6; --c1: #e0762f; --c2: #22967a; --c3: #b3509b; --c4: #c39a17; --c5: #6d62d0; --c6: #3d9dc2;
+  --c7: #8b93a0;
   --heat: 37, 99, 201; --hatch: rgba(28, 36, 48, .55);
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #11151b; --card: #181e26; --line: #2a323d; --text: #e6eaf0; --soft: #98a4b3; --track: #232b35;
     --accent: #78aaf5; --warn-bg: #2c2412; --warn-line: #8a6a1c; --warn-text: #f0d48a;
-    --c0: #6da2f2; --c1: #f0985c; --c2: #4fc0a2; --c3: #d283bf; --c4: #dcba4b; --c5: #9d94ee; --c6: #6bc0df; --c7: #7d8794;
+    --c0: #6da2f2; --c1: #f0985c; --c2: #4fc0a2; --c3: #d283bf; --c4: #dcba4b; --c5: #9d94ee; --c6: #6bc0df;
+    --c7: #7d8794;
     --heat: 109, 162, 242; --hatch: rgba(230, 234, 240, .6);
   }
 }
@@ -104,11 +106,15 @@ td.text { overflow-wrap: anywhere; min-width: 140px; }
 .meter { display: block; height: 6px; border-radius: 3px; background: var(--track); margin-top: 4px; min-width: 90px; }
 .meter i { display: block; height: 100%; border-radius: 3px; background: var(--c0); min-width: 1px; }
 td code, li code { font: 12.5px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-.delta { color: var(--soft); font-size: 12px; display: block; }
+.delta { color: var(--soft); font-size: 12px; display: inline-block; min-width: 4.2em; }
+.below { display: block; font-weight: 400; font-size: 12px; white-space: normal; overflow-wrap: anywhere; }
+.compared td:first-child { min-width: 96px; }
+.compared td.name { min-width: 150px; }
 section.warnings { background: var(--warn-bg); border-color: var(--warn-line); color: var(--warn-text); }
 .warnings ul { margin: 6px 0 0; padding-left: 20px; }
 .warnings li { overflow-wrap: anywhere; }
-dl { display: grid; grid-template-columns: minmax(110px, max-content) 1fr; gap: 3px 18px; margin: 0; font-size: 13.5px; }
+dl { display: grid; grid-template-columns: minmax(110px, max-content) 1fr; gap: 3px 18px; margin: 0;
+  font-size: 13.5px; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 details > summary { cursor: pointer; font-weight: 600; font-size: 17px; }
 details[open] > summary { margin-bottom: 12px; }
@@ -116,10 +122,12 @@ details h3 { margin: 16px 0 6px; }
 footer { color: var(--soft); font-size: 13px; margin-top: 28px; }
 @media (max-width: 560px) {
   main { padding: 18px 12px 40px; } section { padding: 15px 14px 16px; } h1 { font-size: 23px; }
-  .figures { grid-template-columns: 1fr 1fr; gap: 8px; } .figure { padding: 10px 12px; } .figure .value { font-size: 21px; }
+  .figures { grid-template-columns: 1fr 1fr; gap: 8px; } .figure { padding: 10px 12px; }
+  .figure .value { font-size: 21px; }
   .figure .label { flex-direction: column; gap: 2px; }
   .bars { grid-template-columns: minmax(70px, 30%) 1fr max-content; gap: 6px 8px; font-size: 12.5px; }
   .bars .num span { display: none; }
+  .delta { display: block; } .meter { min-width: 64px; } th, td { padding-right: 9px; }
   dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; }
 }
 @media print { body { background: #fff; } section, .figure { break-inside: avoid; } }

@@ -1,7 +1,7 @@
 """The report: one HTML file that stands alone. No script, no reference to anything outside, readable on a phone.
 
-    melt.report(trace, "report.html")
-    melt.report([host, phone], "report.html")     # compared first, then each on its own
+melt.report(trace, "report.html")
+melt.report([host, phone], "report.html")     # compared first, then each on its own
 """
 
 from __future__ import annotations
@@ -34,26 +34,17 @@ measured runs, with their IQR and number; the dots are the runs themselves.</p>
 <dt>ITL, TPOT</dt><dd>time between two consecutive output tokens; the mean of these over a run</dd>
 <dt>op time</dt><dd>compute: start to end of the kernel on a thread; wait: from there to the end of the barrier. On the
 main thread the ops of a graph follow each other, so their compute and wait add up to the graph's wall time</dd>
-<dt>conservation</dt><dd>sum of the main thread's op times / wall time of the graph: 100 % means nothing is unaccounted</dd>
+<dt>conservation</dt><dd>sum of the main thread's op times / wall time of the graph; at 100 % nothing is missing</dd>
 <dt>overhead</dt><dd>the same steps with op recording on and off, interleaved in random order; the median ratio of their
 rates, with a bootstrap 95 % interval. An interval that holds 0 means: no difference seen</dd>
-<dt>bytes, FLOP</dt><dd>what a kernel must read and write once, from shapes, types and the buffer's layout; a multiply and
-an add count two. "-": no formula for this op, which is not 0</dd>
+<dt>bytes, FLOP</dt><dd>what a kernel must read and write once, from shapes, types and the buffer's layout; a
+multiply and an add count two. "-": no formula for this op, which is not 0</dd>
 </dl></details>
 """
 
 
-def report(traces: Trace | Sequence[Trace], path: str | os.PathLike[str]) -> None:
-    """Writes an HTML report of one trace, or of several side by side.
-
-    Args:
-        traces: One trace or several.
-        path: The file to write, whole or not at all.
-
-    Raises:
-        InvalidArgumentError: if there is no trace.
-        StorageError: if the file cannot be written.
-    """
+def write(traces: Trace | Sequence[Trace], path: str | os.PathLike[str]) -> None:
+    """Writes the report as one file; see `melt_core.report.report`."""
     text = render(traces)
     with written_atomically(path) as file:
         file.write(text.encode("utf-8", "replace"))

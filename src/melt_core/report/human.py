@@ -15,6 +15,7 @@ _COUNTS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "
 
 def significant(value: float, digits: int = 3) -> str:
     """Returns `value` with three significant digits and no exponent below a million."""
+    value = float(f"{value:.{digits - 1}e}")  # rounded first: 999.6 has one digit more before its point afterwards
     if value == 0:
         return "0"
     magnitude = math.floor(math.log10(abs(value)))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from melt_core.runtime.machine import build_info, device_info, runtime_details, runtime_names
 from melt_core.runtime.session import LLM, ModelInfo, load
+from melt_core.runtime.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
     "LLM",
     "ModelInfo",
+    "Tokenizer",
     "build_info",
     "device_info",
     "load",
+    "load_tokenizer",
     "runtime_details",
     "runtime_names",
 ]

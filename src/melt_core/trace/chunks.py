@@ -9,17 +9,24 @@ from __future__ import annotations
 import mmap
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from melt_core.trace.format import CHUNK_HEADER, CHUNK_MAGIC, ChunkKind
+from melt_core.trace.format import CHUNK_HEADER, CHUNK_MAGIC, RECORDS, ChunkKind
 
 Buffer = bytes | mmap.mmap
 
 _HEADER_BYTES = CHUNK_HEADER.itemsize
 _HEADER = struct.Struct("<IIIIQII")
 _MAX_WARNINGS = 100
+_MAX_COUNT = 0xFFFFFFFF
+_MAGIC_NUMBER = int.from_bytes(CHUNK_MAGIC, "little")
+_RECORD_BYTES: dict[int, int] = {
+    ChunkKind.METADATA: 0,
+    ChunkKind.END: 0,
+    **{kind: dtype.itemsize for kind, dtype in RECORDS.items()},
+}
 _PARALLEL_FROM_BYTES = 8 << 20
 _CHECK_THREADS = 2  # zlib.crc32 releases the interpreter lock; more threads than this only wait for memory
 
@@ -84,21 +91,23 @@ def _scan(buffer: Buffer, view: memoryview, start: int, found: Findings) -> None
     while at < size and not found.complete:
         chunk = _header_at(view, at)
         if chunk is None:
-            at = _resync(buffer, view, at, at, found)
-            continue
+            after = _next_header(buffer, view, at + 1)
+            chunk = repaired_header(view, at, after)
+            if chunk is None:
+                at = _pass_over(at, after, size, found)
+                continue
+            found.warn(f"byte {at}: the header of a chunk was damaged, and could be restored")
         if chunk.payload_at + chunk.payload_bytes > size:
-            at = _resync(buffer, view, at, chunk.payload_at, found)
+            at = _pass_over(at, _next_header(buffer, view, chunk.payload_at), size, found)
             continue
         found.chunks.append(chunk)
         found.complete = chunk.kind == ChunkKind.END
         follows = min(chunk.end, size)
-        if follows == size or found.complete or _header_at(view, follows) is not None:
+        if follows == size or found.complete or _header_at(view, follows) or _payload_ok(view, chunk):
             at = follows
-        elif _payload_ok(view, chunk):
-            at = _resync(buffer, view, follows, follows, found)
         else:  # bytes may be missing inside the payload: look for the next chunk in it
             found.chunks.pop()
-            at = _resync(buffer, view, chunk.offset, chunk.payload_at, found)
+            at = _pass_over(at, _next_header(buffer, view, chunk.payload_at), size, found)
     _check_end(size, at, found)
 
 
@@ -110,7 +119,7 @@ def _check_end(size: int, at: int, found: Findings) -> None:
 
 
 def _header_at(view: memoryview, at: int) -> Chunk | None:
-    raw = view[at : at + _HEADER_BYTES]
+    raw = bytes(view[at : at + _HEADER_BYTES])
     if len(raw) < _HEADER_BYTES or raw[:4] != CHUNK_MAGIC:
         return None
     _, kind, record_bytes, count, payload_bytes, payload_crc, header_crc = _HEADER.unpack(raw)
@@ -119,19 +128,58 @@ def _header_at(view: memoryview, at: int) -> Chunk | None:
     return Chunk(at, kind, record_bytes, count, payload_bytes, payload_crc)
 
 
-def _resync(buffer: Buffer, view: memoryview, damaged_at: int, search_from: int, found: Findings) -> int:
-    """Returns where the next whole header is, or the end of the file, and notes what was passed over."""
+def _next_header(buffer: Buffer, view: memoryview, search_from: int) -> int:
+    """Returns where the next whole header is, or the end of the file."""
     at = buffer.find(CHUNK_MAGIC, search_from)
     while at >= 0 and _header_at(view, at) is None:
         at = buffer.find(CHUNK_MAGIC, at + 1)
-    size = len(view)
-    if at < 0:
+    return at if at >= 0 else len(view)
+
+
+def _pass_over(damaged_at: int, after: int, size: int, found: Findings) -> int:
+    """Notes that the bytes up to `after` are lost, and returns that."""
+    if after == size:
         found.warn(f"byte {damaged_at}: an incomplete chunk of {size - damaged_at} bytes was left out")
         return size
-    found.warn(f"byte {damaged_at}: {at - damaged_at} damaged bytes were left out")
+    found.warn(f"byte {damaged_at}: {after - damaged_at} damaged bytes were left out")
     if found.blind_from is None:
         found.blind_from = len(found.chunks)
-    return at
+    return after
+
+
+def repaired_header(view: memoryview, at: int, after: int) -> Chunk | None:
+    """Returns the chunk that fills the bytes from `at` to `after`, if its damaged header can be restored for certain.
+
+    How long the chunk is follows from where the next one begins, and there are few kinds: the header that gives the
+    checksum (of the header or of the payload, whichever was not hit) is the one that was written.
+    """
+    if after - at < _HEADER_BYTES:
+        return None
+    raw = bytes(view[at : at + _HEADER_BYTES])
+    header_crc = int.from_bytes(raw[28:], "little")
+    as_it_is = None
+    for head, chunk in _possible_headers(view, at, after):
+        if zlib.crc32(head) == header_crc:
+            return chunk
+        if head == raw[:28] and chunk.record_bytes == _RECORD_BYTES.get(chunk.kind) and _payload_ok(view, chunk):
+            as_it_is = chunk  # only the header's own checksum was hit
+    return as_it_is
+
+
+def _possible_headers(view: memoryview, at: int, after: int) -> Iterator[tuple[bytes, Chunk]]:
+    """Yields the headers, up to their own checksum, that a chunk of this length can have had."""
+    _, kind, record_bytes, _, _, stated_crc, _ = _HEADER.unpack(view[at : at + _HEADER_BYTES])
+    sizes = set(_RECORD_BYTES.items()) | {(known, record_bytes) for known in (*_RECORD_BYTES, kind)}
+    longest = after - at - _HEADER_BYTES
+    for payload_bytes in range(max(longest - 7, 0), longest + 1):
+        actual_crc = zlib.crc32(view[at + _HEADER_BYTES : at + _HEADER_BYTES + payload_bytes])
+        for known, size in sizes:
+            count, rest = divmod(payload_bytes, size) if size else (0, 0)
+            if rest or count > _MAX_COUNT:
+                continue
+            for crc in {actual_crc, stated_crc}:
+                head = _HEADER.pack(_MAGIC_NUMBER, known, size, count, payload_bytes, crc, 0)[:28]
+                yield head, Chunk(at, known, size, count, payload_bytes, crc)
 
 
 def _payload_ok(view: memoryview, chunk: Chunk) -> bool:

@@ -17,9 +17,12 @@ Rows = slice | Array
 
 
 class Column(Protocol):
-    """Values of one column. ``missing`` is the stored value that means "none", or None if every value counts."""
+    """Values of one column."""
 
-    missing: Any
+    @property
+    def missing(self) -> Any:
+        """The stored value that means "none"; None if every value counts."""
+        ...
 
     def read(self, rows: Rows) -> Array:
         """Returns the values of the given rows."""

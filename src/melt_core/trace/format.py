@@ -26,6 +26,8 @@ TRACE_MINOR: Final = 0
 NONE: Final = 0xFFFFFFFF
 
 RUN_WARMUP: Final = 1 << 0
+TOKEN_END_OF_TEXT: Final = 1 << 0
+TOKEN_CUT: Final = 1 << 1
 GRAPH_ABORTED: Final = 1 << 0
 
 
@@ -129,7 +131,7 @@ TOKEN: Final = np.dtype(
         ("run", "<u4"),
         ("index", "<u4"),
         ("phase", "<u2"),
-        ("reserved", "<u2"),
+        ("flags", "<u2"),
         ("token_id", "<i4"),
         ("n_tokens", "<u4"),
         ("reserved1", "<u4"),
@@ -208,9 +210,7 @@ RECORDS: Final[Mapping[int, np.dtype[Any]]] = MappingProxyType(
 )
 
 #: Kinds whose rows other tables refer to by number: a row of theirs is never left out, or the numbers would shift.
-NUMBERED: Final = frozenset(
-    {ChunkKind.RUNS, ChunkKind.TOKENS, ChunkKind.GRAPHS, ChunkKind.OP_DEFINITIONS}
-)
+NUMBERED: Final = frozenset({ChunkKind.RUNS, ChunkKind.TOKENS, ChunkKind.GRAPHS, ChunkKind.OP_DEFINITIONS})
 
 
 def lost_records(kind: int, count: int) -> NDArray[Any]:

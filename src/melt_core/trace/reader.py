@@ -15,6 +15,7 @@ import stat
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ def read_file(path: str | os.PathLike[str]) -> TraceContents:
     """
     name = os.fspath(path)
     try:
-        with open(name, "rb") as file:
+        with Path(name).open("rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise TraceError(f"{name} is not a regular file: save the trace to disk and open that")
@@ -127,7 +128,9 @@ def _read_header(buffer: Buffer, name: str) -> tuple[TraceHeader, int, list[str]
         raise TraceError(f"{name} has an impossible header: format {major}.{minor}, {header_bytes} bytes")
     notes = []
     if minor > TRACE_MINOR:
-        notes.append(f"written in the newer format {major}.{minor}: what it added to {TRACE_MAJOR}.{TRACE_MINOR} is not shown")
+        notes.append(
+            f"written in the newer format {major}.{minor}: what it added to {TRACE_MAJOR}.{TRACE_MINOR} is not shown"
+        )
     header = TraceHeader(
         major=major,
         minor=minor,
@@ -172,6 +175,7 @@ class _Assembly:
         if not self._n_known:
             self._n_known = {kind: self._count(kind) for kind in NUMBERED}
         self._check_run_numbers()
+        self._stand_in_for_graphs()
         for kind in RECORDS:
             check = self._keep_sound_ops if kind == ChunkKind.OPS else self._clear_references
             self._records[kind] = [check(kind, records) for records in self._records[kind]]
@@ -205,6 +209,19 @@ class _Assembly:
             first += len(part)
         if n_wrong:
             self._found.warn(f"{n_wrong} runs are damaged or out of order and were left out of every figure")
+
+    def _stand_in_for_graphs(self) -> None:
+        """Adds stand-ins for graphs that ops name but a cut took away: the recorder writes graphs behind their ops."""
+        if self._found.complete or self._found.blind_from is not None:
+            return
+        ops = self._records[ChunkKind.OPS]
+        limit = self._n_known[ChunkKind.GRAPHS] + sum(map(len, ops))
+        named = [part["graph"][part["graph"] < limit].max(initial=0) for part in ops]
+        n_lost = max(map(int, named), default=-1) + 1 - self._n_known[ChunkKind.GRAPHS]
+        if n_lost > 0:
+            self._found.warn(f"{n_lost} graphs were cut off; their ops are there")
+            self._records[ChunkKind.GRAPHS].append(lost_records(ChunkKind.GRAPHS, n_lost))
+            self._n_known[ChunkKind.GRAPHS] += n_lost
 
     def _clear_references(self, kind: int, records: Records) -> Records:
         """Returns the records with references to missing rows set to NONE; rows stay, because others count them."""
@@ -258,7 +275,7 @@ def _as_records(buffer: Buffer, chunk: Chunk, dtype: np.dtype[Any]) -> Records:
     size = chunk.record_bytes
     if size == dtype.itemsize:
         return np.frombuffer(buffer, dtype, chunk.record_count, chunk.payload_at)
-    fields = dtype.fields or {}
+    fields: Mapping[str, Any] = dtype.fields or {}
     whole = {name: (part[0], part[1]) for name, part in fields.items() if part[1] + part[0].itemsize <= size}
     stored = np.dtype(
         {

@@ -7,6 +7,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 from melt_core.errors import StorageError
@@ -22,43 +23,37 @@ def written_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         StorageError: if the system refuses; what was at `path` is then unchanged.
     """
     name = os.fspath(path)
+    if "\0" in name:
+        raise StorageError(f"cannot write {name!r}: a path holds no zero byte")
     try:
-        target = os.path.realpath(name)
-        if os.path.isdir(target):
+        target = Path(os.path.realpath(name))
+        if target.is_dir():
             raise StorageError(f"cannot write {name}: it is a directory, name a file in it")
-        if os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode):
-            with open(name, "wb") as file:
+        mode = target.stat().st_mode if target.exists() else None
+        if mode is not None and not stat.S_ISREG(mode):
+            with Path(name).open("wb") as file:
                 yield file
             return
-        with _temporary(target) as file:
+        with _temporary(target, None if mode is None else stat.S_IMODE(mode)) as file:
             yield file
-    except StorageError:
-        raise
-    except BrokenPipeError:
+    except (StorageError, BrokenPipeError):
         raise
     except OSError as error:
         raise StorageError.from_os_error("write", name, error) from error
-    except ValueError as error:
-        if "\0" not in name:
-            raise
-        raise StorageError(f"cannot write {name!r}: {error}") from error
 
 
 @contextlib.contextmanager
-def _temporary(target: str) -> Iterator[BinaryIO]:
-    mode = stat.S_IMODE(os.stat(target).st_mode) if os.path.exists(target) else None
-    directory, base = os.path.split(target)
-    temporary = os.path.join(directory, f".{base[:100]}.{secrets.token_hex(4)}.part")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+def _temporary(target: Path, mode: int | None) -> Iterator[BinaryIO]:
+    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
     try:
-        with open(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         if mode is not None:
-            os.chmod(temporary, mode)
-        os.replace(temporary, target)
+            temporary.chmod(mode)
+        temporary.replace(target)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            temporary.unlink()
         raise

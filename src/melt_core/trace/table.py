@@ -10,6 +10,7 @@ A missing value is NaN in a column of numbers and ``missing[name]`` elsewhere; r
 
 from __future__ import annotations
 
+import importlib
 from collections import namedtuple
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, overload
@@ -28,7 +29,6 @@ from melt_core.trace.columns import (
 )
 
 if TYPE_CHECKING:
-    import pandas
     import pyarrow
 
 _BLOCK_ROWS = 1 << 16
@@ -38,7 +38,7 @@ class Table:
     """Columns of equal length with names. Immutable; call from any thread."""
 
     def __init__(self, columns: Mapping[str, Column], n_rows: int, records: NDArray[Any] | None = None) -> None:
-        """Holds `columns` of `n_rows` each. `records` are the stored records the rows stand for, if they are one array."""
+        """Holds `columns` of `n_rows` each, and the stored records behind them if those are one array."""
         self._columns = dict(columns)
         self._n_rows = n_rows
         self._records = records
@@ -62,7 +62,7 @@ class Table:
 
     @property
     def records(self) -> NDArray[Any] | None:
-        """The stored records as one structured array (memory-mapped, no copy); None where the file holds several pieces."""
+        """The stored records as one mapped array, not copied; None where the file holds several pieces."""
         return self._records
 
     def __len__(self) -> int:
@@ -123,7 +123,7 @@ class Table:
 
     def __iter__(self) -> Iterator[Any]:
         """Yields rows as named tuples of plain Python values, None where a value is missing."""
-        row_type: Any = namedtuple("Row", self.columns)  # type: ignore[misc]  # noqa: PYI024 - columns are data
+        row_type: Any = namedtuple("Row", self.columns)  # type: ignore[misc]
         for values in self._plain_rows():
             yield row_type._make(values)
 
@@ -136,14 +136,14 @@ class Table:
         """Returns the rows as dicts of plain Python values, None where a value is missing: ready for JSON."""
         return [dict(zip(self._columns, values, strict=True)) for values in self._plain_rows()]
 
-    def to_pandas(self) -> pandas.DataFrame:
+    def to_pandas(self) -> Any:
         """Returns a pandas DataFrame.
 
         Raises:
             MissingExtraError: if pandas is not installed.
         """
         try:
-            import pandas
+            pandas: Any = importlib.import_module("pandas")  # typed only where its stubs are installed
         except ImportError as error:
             raise MissingExtraError("pandas", extra="store") from error
         data: dict[str, Any] = {}
@@ -207,5 +207,5 @@ def _to_arrow(pyarrow: Any, column: Column) -> Any:
         return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(flat), values.shape[1])
     if values.dtype.kind == "O":
         return pyarrow.array(_plain(column, slice(None)))
-    absent = is_missing(column, values) if values.dtype.kind != "f" else None
-    return pyarrow.array(np.ascontiguousarray(values), mask=absent)
+    mask = None if values.dtype.kind == "f" else is_missing(column, values)
+    return pyarrow.array(np.ascontiguousarray(values), mask=mask)

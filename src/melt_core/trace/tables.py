@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 
 from melt_core.trace.columns import Column, DerivedColumn, FieldColumn, LookupColumn
 from melt_core.trace.context import ContextColumn
-from melt_core.trace.format import GRAPH_ABORTED, NONE, RECORDS, RUN_WARMUP, ChunkKind, Phase, StopReason
+from melt_core.trace.format import (
+    GRAPH_ABORTED,
+    NONE,
+    RECORDS,
+    RUN_WARMUP,
+    TOKEN_CUT,
+    TOKEN_END_OF_TEXT,
+    ChunkKind,
+    Phase,
+    StopReason,
+)
 from melt_core.trace.table import Table
 
 if TYPE_CHECKING:
@@ -86,11 +96,17 @@ def phases(trace: Trace) -> Table:
 
 
 def tokens(trace: Trace) -> Table:
-    """One row per evaluation step and the output token it gave."""
+    """One row per evaluation step and the output token it gave.
+
+    `end_of_text`: generated, but no part of the output; `cut`: the step was cancelled or failed, so there is no token.
+    """
     parts = _parts(trace, ChunkKind.TOKENS)
     columns = _fields(parts, "run", "index", missing={"run": NONE})
     columns["phase"] = _named(FieldColumn(parts, "phase"), Phase)
-    return _table(parts, columns | _fields(parts, "start_ns", "duration_ns", "token_id", "n_tokens"))
+    columns |= _fields(parts, "start_ns", "duration_ns", "token_id", "n_tokens", missing={"token_id": -1})
+    columns["end_of_text"] = _flag(parts, TOKEN_END_OF_TEXT)
+    columns["cut"] = _flag(parts, TOKEN_CUT)
+    return _table(parts, columns)
 
 
 def graphs(trace: Trace) -> Table:

@@ -27,6 +27,8 @@ class LlamaRuntime final : public Runtime {
   std::unique_ptr<Session> load(const ModelOptions& options, Clock&) const override {
     return std::make_unique<LlamaSession>(options);
   }
+
+  std::unique_ptr<TextCodec> load_text(const std::string& path) const override { return load_vocabulary(path); }
 };
 
 }  // namespace

@@ -24,6 +24,8 @@ class LlamaSession final : public Session {
   void reset(const SamplerOptions& sampler) override;
   EvalStatus evaluate(const std::int32_t* ids, std::size_t n) override;
   std::int32_t sample() override;
+  /// For benchmarks that let several sessions take turns: an idle pool's threads poll for a third of a second.
+  ggml_threadpool* pool() noexcept { return pool_.get(); }
 
  private:
   void load_model(const ModelOptions& options);

@@ -4,9 +4,32 @@
 #include <climits>
 
 #include "melt/error.h"
+#include "melt/gguf.h"
 #include "upstream.h"
 
 namespace melt::llama_cpp {
+namespace {
+
+class VocabularyText final : public Text {
+ public:
+  explicit VocabularyText(Owned<llama_model> model) : Text(model.get()), owned_(std::move(model)) {}
+
+ private:
+  Owned<llama_model> owned_;
+};
+
+}  // namespace
+
+std::unique_ptr<TextCodec> load_vocabulary(const std::string& path) {
+  initialise();
+  read_gguf(path);  // refuses what llama.cpp would abort on
+  SetupGuard guard;
+  llama_model_params params = llama_model_default_params();
+  params.vocab_only = true;
+  Owned<llama_model> model(llama_model_load_from_file(path.c_str(), params));
+  if (!model) throw guard.failure(ErrorKind::kModel, "llama.cpp cannot load the vocabulary of " + path);
+  return std::make_unique<VocabularyText>(std::move(model));
+}
 
 std::vector<std::int32_t> Text::encode(std::string_view text, bool add_special, bool parse_special) const {
   if (text.size() > INT_MAX / 2) throw Error(ErrorKind::kInvalidArgument, "the text is longer than 1 GiB");

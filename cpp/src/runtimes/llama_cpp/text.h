@@ -2,12 +2,14 @@
 // Tokeniser and chat template of a llama.cpp model.
 #pragma once
 
+#include <memory>
+
 #include "llama.h"
 #include "melt/runtime.h"
 
 namespace melt::llama_cpp {
 
-class Text final : public TextCodec {
+class Text : public TextCodec {
  public:
   explicit Text(const llama_model* model) : model_(model), vocab_(llama_model_get_vocab(model)) {}
 
@@ -20,5 +22,8 @@ class Text final : public TextCodec {
   const llama_model* model_;
   const llama_vocab* vocab_;
 };
+
+/// The vocabulary of a model file, without its weights; it may be a file that has none. Raises: Error(kModel).
+std::unique_ptr<TextCodec> load_vocabulary(const std::string& path);
 
 }  // namespace melt::llama_cpp

@@ -1,0 +1,82 @@
+"""What the hooks cost: stock llama.cpp against our build, hooks compiled in but off, and recording ops.
+
+Both are loaded into one process as shared objects; every prefill and every decode step is run by each of them, one
+after the other in random order, and compared with the stock one of the same round. A second copy of the stock object
+is the A/A control: what differs there is noise. Several processes, because where memory lands differs between them.
+
+    .venv/bin/python benchmarks/bench_overhead.py [--processes P] [--rounds R] [--threads 1,2]
+
+Exits 1 if recording ops reaches less than 0.995 of the stock speed, or hooks that are off less than 0.998.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+from common import build, demo_model, median_interval, verdict
+
+VARIANTS = ("stock", "stock copy", "hooks off", "ops recorded")
+
+
+def main() -> int:
+    """Builds, runs and prints. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--processes", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=20, help="per process: a prefill and 16 decode steps each")
+    parser.add_argument("--prompt", type=int, default=64, help="tokens of the prefill")
+    parser.add_argument("--threads", default="1,2")
+    args = parser.parse_args()
+
+    stock = build("stock_engine", stock=True) / "libstock_engine.so"
+    copy = stock.with_name("libstock_engine_copy.so")
+    shutil.copyfile(stock, copy)  # another file, so that it is loaded a second time
+    folder = build("melt_engine") / "benchmarks"
+    build("bench_overhead")
+    off, on = folder / "libmelt_engine.so", folder / "libmelt_engine_on.so"
+    shutil.copyfile(off, on)
+    libraries = (f"stock={stock}", f"stock copy={copy}", f"hooks off={off}", f"ops recorded={on}:on")
+
+    holds = True
+    for n_threads in (int(n) for n in args.threads.split(",")):
+        runs = []
+        for seed in range(args.processes):
+            shown = f"{n_threads} threads: process {seed + 1}/{args.processes}"
+            print(shown, end="\r", file=sys.stderr, flush=True)
+            command = [folder / "bench_overhead", demo_model(), n_threads, args.rounds, args.prompt, seed]
+            done = subprocess.run([*map(str, command), *libraries], check=True, capture_output=True, text=True)
+            runs.append(json.loads(done.stdout))
+        holds &= report(n_threads, runs)
+    return 0 if holds else 1
+
+
+def report(n_threads: int, runs: list[dict[str, dict[str, list[int]]]]) -> bool:
+    """Prints one table and returns whether all bounds hold."""
+    print(f"\n{n_threads} thread(s): speed relative to stock llama.cpp in the same process (1 = as fast)")
+    print(f"{'':<14} {'phase':<8} {'median of pairs':>15} {'95 % interval':>19} {'ratio of minima':>16} {'ms':>8}")
+    holds = True
+    for phase in ("decode_ns", "prefill_ns"):
+        for name in VARIANTS:
+            pairs = np.concatenate([np.divide(run["stock"][phase], run[name][phase]) for run in runs])
+            minima = np.median([min(run["stock"][phase]) / min(run[name][phase]) for run in runs])
+            ms = np.median(np.concatenate([run[name][phase] for run in runs])) / 1e6
+            ratio, low, high = median_interval(pairs)
+            interval = f"[{low:.4f}, {high:.4f}]"
+            print(f"{name:<14} {phase[:-3]:<8} {ratio:>15.4f} {interval:>19} {minima:>16.4f} {ms:>8.2f}")
+    recorded = sum(run["ops recorded"]["records"] for run in runs)  # type: ignore[misc]
+    dropped = sum(run["ops recorded"]["dropped"] for run in runs)  # type: ignore[misc]
+    print(f"{recorded} op records, {dropped} dropped")
+    for phase in ("decode_ns", "prefill_ns"):
+        for name, bound in (("ops recorded", 0.995), ("hooks off", 0.998)):
+            pairs = np.concatenate([np.divide(run["stock"][phase], run[name][phase]) for run in runs])
+            holds &= verdict(f"{n_threads} thread(s), {phase[:-3]}, {name}", float(np.median(pairs)), at_least=bound)
+    holds &= verdict(f"{n_threads} thread(s), dropped", dropped, at_most=0)
+    return holds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

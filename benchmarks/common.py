@@ -1,0 +1,55 @@
+"""What the benchmark scripts share: building their C++ halves and printing verdicts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "bench"
+BIN = Path(sys.executable).parent
+
+
+def build(target: str, *, stock: bool = False, defines: tuple[str, ...] = ()) -> Path:
+    """Configures and builds one target of the benchmark build; returns that build's folder.
+
+    Args:
+        target: The CMake target.
+        stock: Whether it belongs to the project of stock llama.cpp, not to ours.
+        defines: Cache entries, as ``NAME=VALUE``.
+    """
+    source, folder = (ROOT / "benchmarks" / "stock", BUILD / "stock") if stock else (ROOT, BUILD / "melt")
+    options = defines if stock else ("MELT_BUILD_BENCHMARKS=ON", *defines)
+    cmake = str(BIN / "cmake")
+    command = [cmake, "-S", str(source), "-B", str(folder), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={BIN / 'ninja'}"]
+    subprocess.run([*command, *(f"-D{define}" for define in options)], check=True, stdout=subprocess.DEVNULL)
+    print(f"building {target} ...", file=sys.stderr, flush=True)
+    subprocess.run([cmake, "--build", str(folder), "--target", target], check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def demo_model() -> Path:
+    """Returns the demo model's path, fetching it if need be."""
+    from melt_core.models import model_path
+
+    return model_path("demo")
+
+
+def median_interval(values: ArrayLike, *, seed: int = 0, n_resamples: int = 2000) -> tuple[float, float, float]:
+    """Returns the median with its bootstrap 95 % interval."""
+    data = np.asarray(values, dtype=float)
+    draws = np.random.default_rng(seed).choice(data, size=(n_resamples, data.size))
+    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
+    return float(np.median(data)), float(low), float(high)
+
+
+def verdict(name: str, value: float, *, at_least: float | None = None, at_most: float | None = None) -> bool:
+    """Prints one figure against its bound and returns whether it holds."""
+    holds = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
+    bound = f">= {at_least}" if at_least is not None else f"<= {at_most}"
+    print(f"{'holds ' if holds else 'MISSED'}  {name}: {value:.4g} ({bound})")
+    return holds

@@ -1,0 +1,44 @@
+"""A model file's tokenizer, without its weights.
+
+Example:
+    >>> from melt_core.runtime.tokenizer import load_tokenizer
+    >>> load_tokenizer("any", runtime="synthetic").encode("Hi")
+    [72, 105]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike, fspath
+
+from melt_core.runtime.core import _core
+
+
+class Tokenizer:
+    """Text to token ids and back. Made by `load_tokenizer`; may be used from several threads."""
+
+    def __init__(self, core: _core.Tokenizer) -> None:
+        """Wraps a tokenizer of the core; use `load_tokenizer`."""
+        self._core = core
+
+    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Returns the token ids of a text; see `LLM.encode`."""
+        return self._core.encode(text, add_special, parse_special)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of token ids; bytes that are no whole character become U+FFFD.
+
+        Raises:
+            InvalidArgumentError: An id is outside the vocabulary.
+        """
+        return self._core.decode(list(ids)).decode("utf-8", errors="replace")
+
+
+def load_tokenizer(model: str | PathLike[str], *, runtime: str = "llama.cpp") -> Tokenizer:
+    """Loads the vocabulary of a model file, which may be a file without weights.
+
+    Raises:
+        ModelError: The file is missing, damaged or has no vocabulary.
+        InvalidArgumentError: This build has no such runtime.
+    """
+    return Tokenizer(_core.Tokenizer(runtime, fspath(model)))

@@ -1,0 +1,109 @@
+"""Models, and the command line as a function and as a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fakes.tiny_models import vocabulary_folder, write_model
+from melt_core.cli.main import main
+from melt_core.errors import ModelError
+from melt_core.models import model_path
+
+MELT = Path(sys.executable).with_name("melt")
+#: No child of a test may outlive this, on the slowest machine.
+TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """The one line on standard error; fails if it is not one line, or a traceback."""
+        lines = self.err.splitlines()
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("melt: error: "), self.err
+        return lines[0]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs a ``melt`` command in this process; models are loaded in a child all the same."""
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def cli_process() -> Callable[..., Outcome]:
+    """Runs a ``melt`` command in a process of its own."""
+
+    def run(*arguments: object) -> Outcome:
+        command = [str(MELT), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def start_python() -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Starts a Python script with pipes; whatever still runs at the end of the test is killed."""
+    children: list[subprocess.Popen[str]] = []
+
+    def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        )
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        if child.poll() is None:
+            child.kill()
+        child.communicate()
+
+
+@pytest.fixture(scope="session")
+def vocabularies() -> Path:
+    """The folder of llama.cpp's vocabularies."""
+    folder = vocabulary_folder()
+    if folder is None:
+        pytest.skip("no prepared llama.cpp source tree with models/ggml-vocab-*.gguf: run `make setup`")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(vocabularies: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random-weight model of 1 MB. Its context is 512 tokens, its vocabulary 2048."""
+    return write_model(tmp_path_factory.mktemp("models") / "tiny-llama.gguf")
+
+
+@pytest.fixture(scope="session")
+def demo() -> Path:
+    """SmolLM2-135M-Instruct, Q4_1 with the embedding in Q8_0; fetched once."""
+    try:
+        return model_path("demo")
+    except ModelError as error:
+        pytest.skip(str(error))

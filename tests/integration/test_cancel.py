@@ -1,0 +1,234 @@
+"""Ctrl-C and cancel: a run ends between two ops, and what was measured until then is in a complete trace."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import melt_core as melt
+import pytest
+
+from .conftest import MELT, TIMEOUT_S
+
+StartPython = Callable[..., subprocess.Popen[str]]
+
+#: A run ends within 200 ms on an idle machine, by design. Here the machine may be building something on all cores.
+SOON_S = 1.0
+
+RUN_UNTIL_INTERRUPTED = """
+import json, sys, time
+import melt_core as melt
+model, output, n_ctx, max_tokens = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+def tell(done, total):
+    if done == 1:
+        print("running", flush=True)
+with melt.load(model, n_threads=1, n_ctx=n_ctx) as llm:
+    try:
+        with melt.profile(llm, output=output) as profiler:
+            try:
+                profiler.run([1, 2, 3], max_tokens=max_tokens, repeats=1000000, warmup=1, ignore_eos=True,
+                             overhead_budget_s=0, on_repetition=tell)
+            except KeyboardInterrupt:
+                ended_s = time.monotonic()
+                raise
+    except KeyboardInterrupt:
+        pass
+    # The model is as usable as before.
+    with melt.profile(llm) as again:
+        again.run([1, 2, 3], max_tokens=2, warmup=0, overhead_budget_s=0)
+print(json.dumps({"ended_s": ended_s, "again": len(again.trace.runs), "complete": profiler.trace.complete}))
+"""
+
+
+def interrupted(start_python: StartPython, *arguments: object) -> tuple[float, dict[str, Any]]:
+    """Interrupts the script once it runs; returns how long the run took to end, and what the script said."""
+    child = start_python(RUN_UNTIL_INTERRUPTED, *arguments)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "running\n"
+    sent_s = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=TIMEOUT_S)
+    assert child.returncode == 0, err
+    said = json.loads(out.splitlines()[-1])
+    return said["ended_s"] - sent_s, said
+
+
+def test_ctrl_c_ends_a_run_soon_and_keeps_what_was_finished(
+    start_python: StartPython, tiny_llama: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "t.melt"
+    delay_s, said = interrupted(start_python, tiny_llama, output, 256, 8)
+    assert delay_s < SOON_S
+    assert said["again"] == 1
+    assert said["complete"]
+    trace = melt.Trace.open(output)
+    assert trace.complete
+    *finished, last = trace.runs.to_dicts()
+    assert last["stop_reason"] in ("cancelled", "limit")  # the signal may fall between two repetitions
+    assert finished
+    assert {run["stop_reason"] for run in finished} == {"limit"}
+    assert {run["n_output"] for run in finished} == {8}
+
+
+def test_ctrl_c_ends_the_decode_of_a_real_model_between_two_ops(
+    start_python: StartPython, demo: Path, tmp_path: Path
+) -> None:
+    # GIVEN a repetition that would take minutes
+    output = tmp_path / "t.melt"
+    script = RUN_UNTIL_INTERRUPTED.replace("warmup=1", "warmup=0").replace("done == 1", "done == 0")
+    child = start_python(script, demo, output, 8192, 8000)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "running\n"
+    sent_s = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=TIMEOUT_S)
+    assert child.returncode == 0, err
+    # THEN it ends soon, and its trace says what it was
+    assert json.loads(out.splitlines()[-1])["ended_s"] - sent_s < SOON_S
+    trace = melt.Trace.open(output)
+    assert trace.complete
+    assert trace.warnings == []
+    (run,) = trace.runs.to_dicts()
+    assert run["stop_reason"] == "cancelled"
+    assert run["n_dropped"] == 0
+    assert str(trace.summary())
+    assert len(trace.key_averages()) >= 0
+
+
+def test_cancel_from_another_thread_ends_the_run(demo: Path) -> None:
+    with melt.load(demo, n_threads=1, n_ctx=2048) as llm, melt.profile(llm) as profiler:
+        over = threading.Event()
+
+        def cancel_until_over() -> None:
+            while not over.wait(0.01):
+                llm.cancel()  # before a run has begun it means nothing
+
+        thread = threading.Thread(target=cancel_until_over)
+        thread.start()
+        try:
+            profiler.run("Once", max_tokens=2000, ignore_eos=True, warmup=0, repeats=50, overhead_budget_s=0)
+        finally:
+            over.set()
+            thread.join()
+        # A cancel of before does not end the next run.
+        llm.cancel()
+        done = profiler.run("Once", max_tokens=3, ignore_eos=True, warmup=0, overhead_budget_s=0)
+    assert len(done.token_ids) == 3
+    assert profiler.trace.complete
+    cancelled, after = profiler.trace.runs.to_dicts()
+    assert (cancelled["stop_reason"], after["stop_reason"]) == ("cancelled", "limit")
+    assert cancelled["n_output"] < 2000
+    # What was cut off does not count where a whole run is there.
+    assert profiler.trace.summary().n_runs == 1
+
+
+def test_closing_from_another_thread_waits_for_the_run(tiny_llama: Path) -> None:
+    llm = melt.load(tiny_llama, n_threads=1)
+    with melt.profile(llm, levels=("tokens",)) as profiler:
+        thread = threading.Thread(target=llm.close)
+        closing = threading.Event()
+
+        def close_beside(done: int, total: int) -> None:
+            if not closing.is_set():
+                closing.set()
+                thread.start()
+
+        done = profiler.run(
+            [1, 2], max_tokens=200, warmup=0, repeats=3, ignore_eos=True, on_repetition=close_beside
+        )
+        thread.join()
+    assert len(done.token_ids) == 200
+    assert len(profiler.trace.runs) == 3
+
+
+INTERRUPT_LOAD = """
+import os, signal, sys
+import melt_core as melt
+seen = []
+def interrupt(done):
+    seen.append(done)
+    if len(seen) == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+try:
+    melt.load(sys.argv[1], on_progress=interrupt).close()
+    print("loaded")
+except BaseException as error:
+    print(type(error).__name__)
+with melt.load(sys.argv[1], n_threads=1) as llm:
+    print(llm.info.n_layer)
+"""
+
+
+def test_ctrl_c_ends_loading(start_python: StartPython, demo: Path) -> None:
+    # GIVEN a signal that arrives in the progress callback, in the very thread that loads
+    child = start_python(INTERRUPT_LOAD, demo)
+    out, err = child.communicate(timeout=TIMEOUT_S)
+    assert child.returncode == 0, err
+    # THEN loading ends, not as a fault of the file; and the process can load again
+    assert out.split() in (["KeyboardInterrupt", "30"], ["CancelledError", "30"])
+
+
+def test_an_error_in_the_progress_callback_reaches_the_caller(tiny_llama: Path) -> None:
+    def fail(done: float) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        melt.load(tiny_llama, n_threads=1, on_progress=fail)
+
+
+def start_cli(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(MELT), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+def test_ctrl_c_on_the_command_line_leaves_a_valid_trace(tiny_llama: Path, tmp_path: Path) -> None:
+    output = tmp_path / "t.melt"
+    command = start_cli(
+        "profile", tiny_llama, "--prompt-tokens", 4, "--max-tokens", 8, "--repeats", 1000000, "--warmup", 0,
+        "--threads", 1, "--overhead-seconds", 0, "-o", output,
+    )  # fmt: skip
+    try:
+        wait_until(lambda: output.exists() and output.stat().st_size > 200_000)
+        command.send_signal(signal.SIGINT)
+        out, err = command.communicate(timeout=TIMEOUT_S)
+    finally:
+        command.kill()
+        command.communicate()
+    assert (command.returncode, out) == (130, "")
+    assert err == "melt: error: interrupted\n"
+    trace = melt.Trace.open(output)
+    assert trace.complete
+    assert trace.warnings == []
+    assert trace.summary().n_runs >= 1
+
+
+def test_ctrl_c_before_anything_was_measured(demo: Path, tmp_path: Path) -> None:
+    command = start_cli("profile", demo, "--ctx", 8192, "--max-tokens", 8000, "--threads", 1, "-o", tmp_path / "t.melt")
+    try:
+        wait_until(lambda: bool(list(tmp_path.iterdir())) or command.poll() is not None)
+        command.send_signal(signal.SIGINT)
+        _, err = command.communicate(timeout=TIMEOUT_S)
+    finally:
+        command.kill()
+        command.communicate()
+    assert command.returncode == 130
+    assert err == "melt: error: interrupted\n"
+    assert melt.Trace.open(tmp_path / "t.melt").complete
