@@ -36,7 +36,7 @@ lint: setup  ## check style, types and that the stubs match the compiled module
 	ruff check .
 	ruff format --check .
 	mypy
-	find cpp -name '*.h' -o -name '*.cpp' | xargs clang-format --dry-run -Werror
+	find cpp benchmarks -name '*.h' -o -name '*.cpp' | xargs clang-format --dry-run -Werror
 	$(PY) tools/stubs.py --check
 
 bench: setup  ## run every benchmarks/bench_*.py

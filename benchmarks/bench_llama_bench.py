@@ -15,6 +15,7 @@ import sys
 from typing import Any
 
 import numpy as np
+
 from common import BIN, build, demo_model, median_interval, verdict
 
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 
 import numpy as np
+
 from common import build, demo_model, median_interval, verdict
 
 VARIANTS = ("stock", "stock copy", "hooks off", "ops recorded")

@@ -42,7 +42,8 @@ std::vector<Sample> measure(std::int64_t op_ns, std::uint32_t n_threads, std::ui
   std::vector<std::uint32_t> group(n_threads, 0);
   std::uint32_t graph = kNone;
   for (const OpRecord& op : records_of<OpRecord>(trace, ChunkKind::kOps)) {
-    if (op.graph == kNone) continue;
+    if (op.graph == kNone)
+      continue;
     if (op.graph != graph) {
       group.assign(n_threads, 0);
       graph = op.graph;

@@ -64,4 +64,6 @@ EXPORT void bench_recorded(bench_engine* engine, uint64_t* records, uint64_t* dr
   *dropped += engine->recorder.graphs_lost();
 }
 
-EXPORT void bench_close(bench_engine* engine) { delete engine; }
+EXPORT void bench_close(bench_engine* engine) {
+  delete engine;
+}

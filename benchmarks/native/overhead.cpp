@@ -51,11 +51,13 @@ struct Engine {
 
 Engine load(const std::string& library, const char* model, int n_threads) {
   void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (handle == nullptr) fail(dlerror());
+  if (handle == nullptr)
+    fail(dlerror());
   Engine engine;
   const auto symbol = [&](const char* name, auto& function) {
     function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(handle, name));
-    if (function == nullptr) fail(library + " has no " + name);
+    if (function == nullptr)
+      fail(library + " has no " + name);
   };
   symbol("bench_open", engine.open);
   symbol("bench_reset", engine.reset);
@@ -65,7 +67,8 @@ Engine load(const std::string& library, const char* model, int n_threads) {
   symbol("bench_recorded", engine.recorded);
   symbol("bench_close", engine.close);
   engine.instance = engine.open(model, n_threads, 512);
-  if (engine.instance == nullptr) fail("cannot open the model");
+  if (engine.instance == nullptr)
+    fail("cannot open the model");
   engine.pause(engine.instance, 1);
   return engine;
 }
@@ -82,55 +85,66 @@ std::int64_t timed_step(Variant& variant, const std::vector<std::int32_t>& ids) 
   Engine& engine = variant.engine;
   engine.pause(engine.instance, 0);
   spin(kSettleNs);
-  if (variant.on) engine.record(engine.instance, 1);
+  if (variant.on)
+    engine.record(engine.instance, 1);
   const std::int64_t begin = now_ns();
   const int status = engine.evaluate(engine.instance, ids.data(), static_cast<int>(ids.size()));
   const std::int64_t duration = now_ns() - begin;
-  if (variant.on) engine.record(engine.instance, 0);
+  if (variant.on)
+    engine.record(engine.instance, 0);
   engine.pause(engine.instance, 1);
-  if (status != 0) fail(variant.name + ": evaluation failed");
+  if (status != 0)
+    fail(variant.name + ": evaluation failed");
   return duration;
 }
 
 void print(const char* key, const std::vector<std::int64_t>& values, bool last) {
   std::printf("\"%s\": [", key);
-  for (std::size_t i = 0; i < values.size(); ++i) std::printf("%s%lld", i ? "," : "", static_cast<long long>(values[i]));
+  for (std::size_t i = 0; i < values.size(); ++i)
+    std::printf("%s%lld", i ? "," : "", static_cast<long long>(values[i]));
   std::printf("]%s", last ? "" : ", ");
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 7) fail("usage: overhead MODEL N_THREADS ROUNDS N_PROMPT SEED NAME=LIBRARY[:on] ...");
+  if (argc < 7)
+    fail("usage: overhead MODEL N_THREADS ROUNDS N_PROMPT SEED NAME=LIBRARY[:on] ...");
   const int n_threads = std::atoi(argv[2]), rounds = std::atoi(argv[3]), n_prompt = std::atoi(argv[4]);
   std::mt19937 random(static_cast<unsigned>(std::atoi(argv[5])));
   std::vector<Variant> variants;
   for (int i = 6; i < argc; ++i) {
     std::string spec = argv[i];
     const bool on = spec.size() > 3 && spec.substr(spec.size() - 3) == ":on";
-    if (on) spec.resize(spec.size() - 3);
+    if (on)
+      spec.resize(spec.size() - 3);
     const std::size_t equals = spec.find('=');
-    if (equals == std::string::npos) fail("no NAME=LIBRARY: " + spec);
+    if (equals == std::string::npos)
+      fail("no NAME=LIBRARY: " + spec);
     variants.push_back({spec.substr(0, equals), load(spec.substr(equals + 1), argv[1], n_threads), on, {}, {}});
   }
   std::vector<std::int32_t> prompt;
-  for (int i = 0; i < n_prompt; ++i) prompt.push_back(static_cast<std::int32_t>(random() % 49000));
+  for (int i = 0; i < n_prompt; ++i)
+    prompt.push_back(static_cast<std::int32_t>(random() % 49000));
 
   for (int round = -1; round < rounds; ++round) {  // round -1 warms up
     std::vector<Variant*> order;
-    for (Variant& variant : variants) order.push_back(&variant);
+    for (Variant& variant : variants)
+      order.push_back(&variant);
     std::shuffle(order.begin(), order.end(), random);
     for (Variant* variant : order) {
       variant->engine.reset(variant->engine.instance);
       const std::int64_t ns = timed_step(*variant, prompt);
-      if (round >= 0) variant->prefill_ns.push_back(ns);
+      if (round >= 0)
+        variant->prefill_ns.push_back(ns);
     }
     for (int step = 0; step < kDecodePerRound; ++step) {
       const std::vector<std::int32_t> token{prompt[static_cast<std::size_t>(step) % prompt.size()]};
       std::shuffle(order.begin(), order.end(), random);
       for (Variant* variant : order) {
         const std::int64_t ns = timed_step(*variant, token);
-        if (round >= 0) variant->decode_ns.push_back(ns);
+        if (round >= 0)
+          variant->decode_ns.push_back(ns);
       }
     }
     for (Variant& variant : variants) {

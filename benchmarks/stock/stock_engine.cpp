@@ -16,22 +16,27 @@ struct bench_engine {
 };
 
 EXPORT bench_engine* bench_open(const char* path, int n_threads, int n_ctx) {
-  llama_log_set([](ggml_log_level level, const char* text, void*) {
-    if (level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
-  }, nullptr);
+  llama_log_set(
+      [](ggml_log_level level, const char* text, void*) {
+        if (level == GGML_LOG_LEVEL_ERROR)
+          std::fputs(text, stderr);
+      },
+      nullptr);
   llama_backend_init();
   auto* engine = new bench_engine;
   llama_model_params model_params = llama_model_default_params();
   model_params.n_gpu_layers = 0;
   engine->model = llama_model_load_from_file(path, model_params);
-  if (engine->model == nullptr) return nullptr;
+  if (engine->model == nullptr)
+    return nullptr;
   llama_context_params params = llama_context_default_params();
   params.n_ctx = static_cast<uint32_t>(n_ctx);
   params.n_outputs_max = 1;
   params.n_threads = params.n_threads_batch = n_threads;
   params.no_perf = true;
   engine->context = llama_init_from_model(engine->model, params);
-  if (engine->context == nullptr) return nullptr;
+  if (engine->context == nullptr)
+    return nullptr;
   ggml_threadpool_params pool = ggml_threadpool_params_default(n_threads);
   engine->pool = ggml_threadpool_new(&pool);
   llama_attach_threadpool(engine->context, engine->pool, nullptr);
@@ -59,7 +64,9 @@ EXPORT int bench_evaluate(bench_engine* engine, const int32_t* ids, int n) {
   return status;
 }
 
-EXPORT const float* bench_logits(bench_engine* engine) { return llama_get_logits_ith(engine->context, -1); }
+EXPORT const float* bench_logits(bench_engine* engine) {
+  return llama_get_logits_ith(engine->context, -1);
+}
 EXPORT int bench_vocabulary(bench_engine* engine) {
   return llama_vocab_n_tokens(llama_model_get_vocab(engine->model));
 }
@@ -69,7 +76,9 @@ EXPORT void bench_pause(bench_engine* engine, int paused) {
 }
 
 EXPORT void bench_record(bench_engine*, int) {}
-EXPORT void bench_recorded(bench_engine*, uint64_t* records, uint64_t* dropped) { *records = *dropped = 0; }
+EXPORT void bench_recorded(bench_engine*, uint64_t* records, uint64_t* dropped) {
+  *records = *dropped = 0;
+}
 
 EXPORT void bench_close(bench_engine* engine) {
   llama_batch_free(engine->batch);

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // melt::Error becomes the Python class that melt_core.errors gives for its kind.
-#include <pybind11/native_enum.h>
+#include <pybind11/stl.h>
+
+#include <map>
+#include <string>
+#include <string_view>
 
 #include "bind.h"
 #include "melt/error.h"
@@ -12,23 +16,33 @@ namespace melt::python {
 void bind_errors(py::module_& m) {
   py::register_local_exception_translator([](std::exception_ptr pending) {
     try {
-      if (pending) std::rethrow_exception(pending);
+      if (pending)
+        std::rethrow_exception(pending);
     } catch (const Error& error) {
       const py::object classes = py::module_::import("melt_core.errors").attr("ERROR_BY_KIND");
       const py::object type = classes[py::int_(static_cast<int>(error.kind()))];
-      PyErr_SetString(type.ptr(), error.what());
+      // A message may quote bytes of a file or a path, which need not be UTF-8.
+      const std::string_view text = error.what();
+      const auto message = py::reinterpret_steal<py::object>(
+          PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), "replace"));
+      PyErr_SetObject(type.ptr(), message.ptr());
     }
   });
-  py::native_enum<ErrorKind>(m, "ErrorKind", "enum.IntEnum")
-      .value("INVALID_ARGUMENT", ErrorKind::kInvalidArgument)
-      .value("MODEL", ErrorKind::kModel)
-      .value("OUT_OF_MEMORY", ErrorKind::kOutOfMemory)
-      .value("RUNTIME", ErrorKind::kRuntime)
-      .value("TRACE", ErrorKind::kTrace)
-      .value("IO", ErrorKind::kIo)
-      .value("BUSY", ErrorKind::kBusy)
-      .value("CANCELLED", ErrorKind::kCancelled)
-      .finalize();
+  m.def(
+      "error_kinds",
+      [] {
+        return std::map<std::string, int>{
+            {"INVALID_ARGUMENT", static_cast<int>(ErrorKind::kInvalidArgument)},
+            {"MODEL", static_cast<int>(ErrorKind::kModel)},
+            {"OUT_OF_MEMORY", static_cast<int>(ErrorKind::kOutOfMemory)},
+            {"RUNTIME", static_cast<int>(ErrorKind::kRuntime)},
+            {"TRACE", static_cast<int>(ErrorKind::kTrace)},
+            {"IO", static_cast<int>(ErrorKind::kIo)},
+            {"BUSY", static_cast<int>(ErrorKind::kBusy)},
+            {"CANCELLED", static_cast<int>(ErrorKind::kCancelled)},
+        };
+      },
+      "Name -> number of each kind, so that a test can compare them with melt_core.errors.");
 }
 
 }  // namespace melt::python

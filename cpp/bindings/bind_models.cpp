@@ -19,9 +19,10 @@ py::str text(const std::string& bytes) {
       PyUnicode_DecodeUTF8(bytes.data(), static_cast<py::ssize_t>(bytes.size()), "replace"));
 }
 
-py::list metadata(const GgufHeader& header) {
-  py::list pairs;
-  for (const auto& [key, value] : header.metadata) pairs.append(py::make_tuple(text(key), text(value)));
+std::vector<std::pair<py::str, py::str>> metadata(const GgufHeader& header) {
+  std::vector<std::pair<py::str, py::str>> pairs;
+  for (const auto& [key, value] : header.metadata)
+    pairs.emplace_back(text(key), text(value));
   return pairs;
 }
 
@@ -41,8 +42,14 @@ void bind_models(py::module_& m) {
       .def_property_readonly("metadata", &metadata, "(key, value) pairs as text, in file order.")
       .def_readonly("tensors", &GgufHeader::tensors);
 
-  m.def("read_gguf", &read_gguf, py::arg("path"), py::call_guard<py::gil_scoped_release>(),
-        "Reads and checks the header of a GGUF file.");
+  m.def(
+      "read_gguf",
+      [](const py::bytes& path_bytes) {
+        const std::string path = path_bytes;
+        const py::gil_scoped_release release;
+        return read_gguf(path);
+      },
+      py::arg("path"), "Reads and checks the header of a GGUF file.");
   m.def("runtime_names", &runtime_names, "Names of the runtimes compiled into this build.");
   m.def(
       "runtime_details", [](const std::string& name) { return make_runtime(name)->details(); }, py::arg("name"),

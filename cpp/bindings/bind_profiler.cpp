@@ -18,21 +18,23 @@ namespace {
 /// A profiler with the place its trace goes to: a file, or memory.
 class PyProfiler {
  public:
-  PyProfiler(PySession& session, const std::optional<std::string>& path, std::uint32_t levels,
+  PyProfiler(PySession& session, const std::optional<py::bytes>& path, std::uint32_t levels,
              const std::string& metadata_json, std::uint32_t ring_stamps, std::size_t log_bytes)
       : session_(session),
-        sink_(path ? make_file_sink(*path) : make_memory_sink(bytes_)),
+        sink_(path ? make_file_sink(std::string(*path)) : make_memory_sink(bytes_)),
         profiler_(session.loaded(), *sink_, levels, metadata_json, {ring_stamps, log_bytes}) {}
 
-  RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition) {
+  RunResult run(const RunOptions& options,
+                const std::optional<std::function<void(std::uint32_t, std::uint32_t)>>& on_repetition) {
     RunResult result;
     session_.cancel.store(false);
     {
       const py::gil_scoped_release release;
       const InterruptScope interrupt(session_.cancel);
-      result = profiler_.run(options, on_repetition);
+      result = on_repetition ? profiler_.run(options, *on_repetition) : profiler_.run(options);
     }
-    if (PyErr_CheckSignals() != 0) throw py::error_already_set();  // what was measured is in the trace by now
+    if (PyErr_CheckSignals() != 0)
+      throw py::error_already_set();  // what was measured is in the trace by now
     return result;
   }
 
@@ -85,7 +87,7 @@ void bind_profiler(py::module_& m) {
       .def_readonly("cancelled", &RunResult::cancelled);
 
   py::class_<PyProfiler>(m, "Profiler", "Measures runs of one session into one trace.")
-      .def(py::init<PySession&, std::optional<std::string>, std::uint32_t, std::string, std::uint32_t, std::size_t>(),
+      .def(py::init<PySession&, std::optional<py::bytes>, std::uint32_t, std::string, std::uint32_t, std::size_t>(),
            py::keep_alive<1, 2>(), py::arg("session"), py::arg("path"), py::kw_only(), py::arg("levels"),
            py::arg("metadata_json"), py::arg("ring_stamps"), py::arg("log_bytes"))
       .def("run", &PyProfiler::run, py::arg("options"), py::arg("on_repetition"),

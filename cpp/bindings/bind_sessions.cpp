@@ -3,6 +3,8 @@
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "bind.h"
 #include "interrupt.h"
 #include "py_session.h"
@@ -13,13 +15,15 @@ namespace melt::python {
 namespace {
 
 /// decode() gives bytes: a token may end inside a character.
-py::bytes decoded(const TextCodec& text, const std::vector<std::int32_t>& ids) { return py::bytes(text.decode(ids)); }
+py::bytes decoded(const TextCodec& text, const std::vector<std::int32_t>& ids) {
+  return py::bytes(text.decode(ids));
+}
 
 using Progress = std::function<void(float)>;
 
-std::unique_ptr<PySession> load(const std::string& runtime, const std::string& path, std::uint32_t n_ctx,
+std::unique_ptr<PySession> load(const std::string& runtime, const py::bytes& path, std::uint32_t n_ctx,
                                 std::uint32_t n_batch, std::uint32_t n_ubatch, std::uint32_t n_threads, bool use_mmap,
-                                bool check_tensors, bool repack, const Progress& on_progress) {
+                                bool check_tensors, bool repack, const std::optional<Progress>& on_progress) {
   auto session = std::make_unique<PySession>();
   ModelOptions options;
   options.path = path;
@@ -31,12 +35,27 @@ std::unique_ptr<PySession> load(const std::string& runtime, const std::string& p
   options.check_tensors = check_tensors;
   options.repack = repack;
   options.cancel = &session->cancel;
-  // pybind11's std::function takes the GIL around each call into Python.
-  if (on_progress) options.on_progress = [&](float done) { return on_progress(done), true; };
-  {
+  std::exception_ptr raised;  // by the callback: a runtime would take it for a fault of its own
+  if (on_progress) {
+    options.on_progress = [&](float done) {  // pybind11's std::function takes the GIL around each call into Python
+      try {
+        (*on_progress)(done);
+      } catch (...) {
+        raised = std::current_exception();
+      }
+      return raised == nullptr;
+    };
+  }
+  try {
     const py::gil_scoped_release release;
     const InterruptScope interrupt(session->cancel);
     session->model = std::make_unique<LoadedModel>(runtime, options);
+  } catch (...) {
+    if (raised)
+      std::rethrow_exception(raised);
+    if (PyErr_CheckSignals() != 0)
+      throw py::error_already_set();
+    throw;
   }
   return session;
 }
@@ -60,7 +79,8 @@ void bind_info(py::module_& m) {
 void bind_sessions(py::module_& m) {
   bind_info(m);
   py::class_<TextCodec>(m, "Tokenizer", "A model file's vocabulary.")
-      .def(py::init([](const std::string& runtime, const std::string& path) {
+      .def(py::init([](const std::string& runtime, const py::bytes& path_bytes) {
+             const std::string path = path_bytes;
              const py::gil_scoped_release release;
              return make_runtime(runtime)->load_text(path);
            }),
@@ -70,10 +90,9 @@ void bind_sessions(py::module_& m) {
       .def("decode", &decoded, py::arg("ids"), "Text of token ids, as bytes: a token may end inside a character.");
   py::class_<PySession>(m, "Session", "Loaded model + context + KV cache. One run at a time.")
       .def(py::init(&load), py::arg("runtime"), py::arg("path"), py::kw_only(), py::arg("n_ctx"), py::arg("n_batch"),
-           py::arg("n_ubatch"), py::arg("n_threads"), py::arg("use_mmap"), py::arg("check_tensors"),
-           py::arg("repack"), py::arg("on_progress"))
-      .def_property_readonly(
-          "info", [](PySession& self) { return self.loaded().session().info(); })
+           py::arg("n_ubatch"), py::arg("n_threads"), py::arg("use_mmap"), py::arg("check_tensors"), py::arg("repack"),
+           py::arg("on_progress"))
+      .def_property_readonly("info", [](PySession& self) { return self.loaded().session().info(); })
       .def(
           "encode",
           [](PySession& self, const std::string& text, bool add_special, bool parse_special) {
@@ -90,7 +109,8 @@ void bind_sessions(py::module_& m) {
           "format_chat",
           [](PySession& self, const std::vector<std::pair<std::string, std::string>>& messages) {
             std::vector<ChatMessage> chat;
-            for (const auto& [role, content] : messages) chat.push_back({role, content});
+            for (const auto& [role, content] : messages)
+              chat.push_back({role, content});
             return self.loaded().session().text().format_chat(chat);
           },
           py::arg("messages"), "(role, content) pairs in the model's own chat format.")
@@ -101,7 +121,8 @@ void bind_sessions(py::module_& m) {
           "close",
           [](PySession& self) {
             const py::gil_scoped_release release;
-            if (self.model) self.model->unload();
+            if (self.model)
+              self.model->unload();
           },
           "Frees the model. Calling it twice is harmless.");
 }

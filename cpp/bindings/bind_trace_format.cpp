@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The layouts of the trace's records, so that a test can compare them with src/melt_core/trace/format.py.
 #include <cstddef>
+#include <map>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -16,14 +17,14 @@ namespace {
 
 using Fields = std::vector<std::tuple<std::string, std::size_t, std::size_t>>;  // name, offset, bytes
 
-#define MELT_FIELD(Record, field) \
-  std::tuple<std::string, std::size_t, std::size_t> { #field, offsetof(Record, field), sizeof(Record::field) }
+#define MELT_FIELD(Record, field)                          \
+  std::tuple<std::string, std::size_t, std::size_t> {      \
+    #field, offsetof(Record, field), sizeof(Record::field) \
+  }
 
-py::dict record_layouts() {
-  py::dict layouts;
-  const auto add = [&](const char* name, std::size_t size, const Fields& fields) {
-    layouts[name] = py::make_tuple(size, fields);
-  };
+std::map<std::string, std::pair<std::size_t, Fields>> record_layouts() {
+  std::map<std::string, std::pair<std::size_t, Fields>> layouts;
+  const auto add = [&](const char* name, std::size_t size, const Fields& fields) { layouts[name] = {size, fields}; };
 #define F(field) MELT_FIELD(Record, field)
   {
     using Record = RunRecord;

@@ -10,15 +10,18 @@ std::atomic<std::atomic<bool>*> target{nullptr};
 struct sigaction previous;
 
 void on_interrupt(int signal) {
-  if (std::atomic<bool>* flag = target.load()) flag->store(true);
-  if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) previous.sa_handler(signal);
+  if (std::atomic<bool>* flag = target.load())
+    flag->store(true);
+  if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN)
+    previous.sa_handler(signal);
 }
 
 }  // namespace
 
 InterruptScope::InterruptScope(std::atomic<bool>& flag) {
   std::atomic<bool>* none = nullptr;
-  if (!target.compare_exchange_strong(none, &flag)) return;
+  if (!target.compare_exchange_strong(none, &flag))
+    return;
   struct sigaction current;
   sigaction(SIGINT, nullptr, &current);
   // A handler of the three-argument form, or an ignored signal, is somebody's decision: leave it alone.
@@ -34,7 +37,8 @@ InterruptScope::InterruptScope(std::atomic<bool>& flag) {
 }
 
 InterruptScope::~InterruptScope() {
-  if (!installed_) return;
+  if (!installed_)
+    return;
   sigaction(SIGINT, &previous, nullptr);
   target.store(nullptr);
 }

@@ -45,7 +45,9 @@ bool counter_is_invariant() noexcept {
 #endif
 }
 
-std::unique_ptr<Clock> make_host_clock() { return std::make_unique<CounterClock>(); }
+std::unique_ptr<Clock> make_host_clock() {
+  return std::make_unique<CounterClock>();
+}
 
 ClockAnchor read_anchor(const Clock& clock, int tries) noexcept {
   ClockAnchor best;
@@ -64,7 +66,8 @@ ClockAnchor read_anchor(const Clock& clock, int tries) noexcept {
 
 ClockCalibration::ClockCalibration(const Clock& clock, std::int64_t interval_ns)
     : clock_(&clock), first_(read_anchor(clock)), epoch_ticks_(first_.ticks) {
-  if (clock.id() == ClockId::kSimulated) return;  // 1 tick is 1 ns, and nobody advances it while we wait
+  if (clock.id() == ClockId::kSimulated)
+    return;  // 1 tick is 1 ns, and nobody advances it while we wait
   while (clock.steady_ns() - first_.steady_ns < interval_ns) {
   }
   refine();
@@ -73,14 +76,17 @@ ClockCalibration::ClockCalibration(const Clock& clock, std::int64_t interval_ns)
 
 void ClockCalibration::refine() noexcept {
   const ClockAnchor now = read_anchor(*clock_);
-  if (now.ticks <= first_.ticks || now.steady_ns <= first_.steady_ns) return;
+  if (now.ticks <= first_.ticks || now.steady_ns <= first_.steady_ns)
+    return;
   const double ns_per_tick =
       static_cast<double>(now.steady_ns - first_.steady_ns) / static_cast<double>(now.ticks - first_.ticks);
   drift_ppm_ = (ns_per_tick / ns_per_tick_ - 1.0) * 1e6;
   ns_per_tick_ = ns_per_tick;
 }
 
-std::int64_t ClockCalibration::to_ns(std::uint64_t ticks) const noexcept { return span_ns(epoch_ticks_, ticks); }
+std::int64_t ClockCalibration::to_ns(std::uint64_t ticks) const noexcept {
+  return span_ns(epoch_ticks_, ticks);
+}
 
 std::int64_t ClockCalibration::span_ns(std::uint64_t from, std::uint64_t to) const noexcept {
   return std::llround(static_cast<double>(static_cast<std::int64_t>(to - from)) * ns_per_tick_);

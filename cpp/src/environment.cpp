@@ -1,21 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "melt/environment.h"
 
+#include <fcntl.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
-#include <sstream>
+#include <vector>
 
 #include "json.h"
 #include "melt_build_info.h"
 
 namespace melt {
 namespace {
+
+#if defined(__linux__)
+using ResidencyByte = unsigned char;
+#else
+using ResidencyByte = char;  // as Darwin's mincore has it
+#endif
 
 std::string first_line(const std::string& path) {
   std::ifstream file(path);
@@ -28,7 +38,8 @@ std::string first_line(const std::string& path) {
 std::string proc_value(const std::string& path, const std::string& key) {
   std::ifstream file(path);
   for (std::string line; std::getline(file, line);) {
-    if (line.compare(0, key.size(), key) != 0) continue;
+    if (line.compare(0, key.size(), key) != 0)
+      continue;
     const std::size_t begin = line.find_first_not_of(" \t:", key.size());
     return begin == std::string::npos ? "" : line.substr(begin);
   }
@@ -39,7 +50,8 @@ int cpus_allowed() {
 #if defined(__linux__)
   cpu_set_t set;
   CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0)
+    return CPU_COUNT(&set);
 #endif
   return static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
 }
@@ -62,7 +74,8 @@ std::string device_json() {
   device.add("machine", names.machine);
   add("cpu_model", proc_value("/proc/cpuinfo", "model name"), "/proc/cpuinfo has no \"model name\" line");
   std::string features = proc_value("/proc/cpuinfo", "flags");
-  if (features.empty()) features = proc_value("/proc/cpuinfo", "Features");
+  if (features.empty())
+    features = proc_value("/proc/cpuinfo", "Features");
   add("cpu_features", features, "/proc/cpuinfo lists no CPU features");
   device.add("n_cpus", static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)));
   device.add("n_cpus_allowed", cpus_allowed());
@@ -75,7 +88,8 @@ std::string device_json() {
     device.add("mem_total_bytes", static_cast<std::uint64_t>(std::strtoull(memory_kb.c_str(), nullptr, 10)) * 1024);
   }
   double load[1] = {0};
-  if (getloadavg(load, 1) == 1) device.add("load_average", load[0]);
+  if (getloadavg(load, 1) == 1)
+    device.add("load_average", load[0]);
   return device.add_raw("missing", missing.str()).str();
 }
 
@@ -91,11 +105,35 @@ std::string build_json() {
       .str();
 }
 
+double page_cache_ratio(const std::string& path) noexcept {
+  double ratio = std::nan("");
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe would wait for a writer
+  if (file < 0)
+    return ratio;
+  struct stat status{};
+  if (fstat(file, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0) {
+    const auto size = static_cast<std::size_t>(status.st_size);
+    void* mapping = mmap(nullptr, size, PROT_READ, MAP_SHARED, file, 0);
+    if (mapping != MAP_FAILED) {
+      const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+      std::vector<ResidencyByte> pages((size + page - 1) / page);
+      if (mincore(mapping, size, pages.data()) == 0) {
+        const auto resident = std::count_if(pages.begin(), pages.end(), [](ResidencyByte b) { return (b & 1) != 0; });
+        ratio = static_cast<double>(resident) / static_cast<double>(pages.size());
+      }
+      munmap(mapping, size);
+    }
+  }
+  close(file);
+  return ratio;
+}
+
 double peak_rss_bytes() noexcept {
 #if defined(__linux__)
   try {
     const std::string kb = proc_value("/proc/self/status", "VmHWM");
-    if (!kb.empty()) return std::strtod(kb.c_str(), nullptr) * 1024.0;
+    if (!kb.empty())
+      return std::strtod(kb.c_str(), nullptr) * 1024.0;
   } catch (...) {
     return std::nan("");
   }

@@ -21,7 +21,8 @@ class JsonObject {
   JsonObject& add(const char* key, std::uint32_t value) { return add_raw(key, std::to_string(value)); }
   JsonObject& add(const char* key, int value) { return add_raw(key, std::to_string(value)); }
   JsonObject& add(const char* key, double value) {
-    if (!std::isfinite(value)) return add_raw(key, "null");
+    if (!std::isfinite(value))
+      return add_raw(key, "null");
     char text[32];
     std::snprintf(text, sizeof text, "%.17g", value);
     return add_raw(key, text);

@@ -16,7 +16,8 @@ std::vector<NodeRange> groups_of(const OpRecorder& recorder, const LoggedGraph& 
   const std::uint32_t count = stamps[0].first_node;  // of the head stamp
   std::vector<NodeRange> groups;
   groups.reserve(count);
-  for (std::uint32_t i = 1; i <= count; ++i) groups.emplace_back(stamps[i].first_node, stamps[i].last_node);
+  for (std::uint32_t i = 1; i <= count; ++i)
+    groups.emplace_back(stamps[i].first_node, stamps[i].last_node);
   return groups;
 }
 
@@ -53,13 +54,15 @@ OpRecordWriter::Counts OpRecordWriter::write_run(const OpRecorder& recorder, con
 const OpRecordWriter::Topology& OpRecordWriter::topology_for(const OpRecorder& recorder, const OpSource& source,
                                                              const LoggedGraph& graph) {
   const auto found = by_slot_.find(graph.topology);
-  if (found != by_slot_.end()) return *found->second;
+  if (found != by_slot_.end())
+    return *found->second;
 
   std::vector<OpDefinition> content = source.describe(graph.topology, groups_of(recorder, graph));
   const std::size_t hash = content_hash(content);
   const auto [begin, end] = known_.equal_range(hash);
   for (auto it = begin; it != end; ++it) {
-    if (same_content(it->second.content, content)) return *(by_slot_[graph.topology] = &it->second);
+    if (same_content(it->second.content, content))
+      return *(by_slot_[graph.topology] = &it->second);
   }
   Topology topology;
   topology.number = n_topologies_++;
@@ -88,7 +91,8 @@ void OpRecordWriter::append_graph(const OpRecorder& recorder, const LoggedGraph&
   ++counts.n_graphs;
   counts.n_groups += graph.n_groups;
   counts.n_dropped += graph.n_dropped;
-  if (topology.number == kNone) return;
+  if (topology.number == kNone)
+    return;
 
   std::vector<const melt_stamp*> heads(graph.n_threads);
   const melt_stamp* cursor = recorder.stamps(graph);
@@ -101,7 +105,8 @@ void OpRecordWriter::append_graph(const OpRecorder& recorder, const LoggedGraph&
   std::uint64_t group_start = 0;  // of all threads but in the first group, where each has its own
   for (std::uint32_t i = 0; i < n_groups; ++i) {
     std::uint64_t group_end = 0;
-    for (const melt_stamp* head : heads) group_end = std::max(group_end, head[1 + i].ticks);
+    for (const melt_stamp* head : heads)
+      group_end = std::max(group_end, head[1 + i].ticks);
     const std::uint32_t op = topology.op_of_node.at(heads[0][1 + i].first_node);
     for (std::uint32_t thread = 0; thread < graph.n_threads; ++thread) {
       const std::uint64_t start = i == 0 ? heads[thread]->ticks : group_start;
@@ -119,7 +124,8 @@ void OpRecordWriter::append_graph(const OpRecorder& recorder, const LoggedGraph&
     counts.n_records += graph.n_threads;
     group_start = group_end;
   }
-  if (ops_.size() >= kOpsPerWrite) flush_ops();
+  if (ops_.size() >= kOpsPerWrite)
+    flush_ops();
 }
 
 void OpRecordWriter::append_host_ops(const OpRecorder& recorder, std::uint32_t first_token) {
@@ -136,7 +142,8 @@ void OpRecordWriter::append_host_ops(const OpRecorder& recorder, std::uint32_t f
 
 std::uint32_t OpRecordWriter::host_op_definition(HostOp op) {
   std::uint32_t& row = host_ops_[static_cast<std::size_t>(op)];
-  if (row != kNone) return row;
+  if (row != kNone)
+    return row;
   OpDefinition definition{};
   definition.topology = kNone;
   definition.layer = -1;

@@ -16,7 +16,8 @@ namespace melt {
 /// Turns the recorder's log into graphs and ops tables, and gives op definitions their row numbers for a whole trace.
 class OpRecordWriter {
  public:
-  OpRecordWriter(TraceWriter& writer, const ClockCalibration& calibration) : writer_(writer), calibration_(calibration) {}
+  OpRecordWriter(TraceWriter& writer, const ClockCalibration& calibration)
+      : writer_(writer), calibration_(calibration) {}
 
   struct Counts {
     std::uint32_t n_graphs = 0;

@@ -7,7 +7,8 @@
 namespace melt {
 namespace {
 
-constexpr std::size_t kMinPairs = 3;
+constexpr std::size_t kMinPairs = 5;    // what an interval needs...
+constexpr int kBudgetsForMinPairs = 5;  // ...unless it would take so many times the budget
 constexpr std::size_t kMaxPairs = 1000;
 
 class OverheadMeasurement {
@@ -79,14 +80,18 @@ class OverheadMeasurement {
     const auto budget_ns = static_cast<std::int64_t>(run_.overhead_budget_s * 1e9);
     const std::uint64_t begin = now();
     for (std::size_t pairs = 0; pairs < kMaxPairs; ++pairs) {
-      if (pairs >= kMinPairs && model_.calibration().span_ns(begin, now()) > budget_ns) break;
+      const std::int64_t spent_ns = model_.calibration().span_ns(begin, now());
+      if (spent_ns > (pairs < kMinPairs ? kBudgetsForMinPairs * budget_ns : budget_ns))
+        break;
       OverheadRecord record{};
       record.phase = static_cast<std::uint16_t>(phase);
       record.n_tokens = phase == Phase::kPrefill ? static_cast<std::uint32_t>(prompt_.size()) : 1;
       record.on_first = static_cast<std::uint16_t>(random_() & 1u);
-      if (record.on_first != 0) record.on_ns = recorded(work);
+      if (record.on_first != 0)
+        record.on_ns = recorded(work);
       record.off_ns = work();
-      if (record.on_first == 0) record.on_ns = recorded(work);
+      if (record.on_first == 0)
+        record.on_ns = recorded(work);
       if (interrupted()) {
         result_.note += "cut off by a cancel; ";
         return;
@@ -108,7 +113,8 @@ class OverheadMeasurement {
 
 OverheadResult measure_overhead(LoadedModel& model, OpRecorder& recorder, const std::vector<std::int32_t>& prompt,
                                 const RunOptions& run) {
-  if (run.overhead_budget_s <= 0.0) return {{}, "not measured: the overhead budget is 0 s"};
+  if (run.overhead_budget_s <= 0.0)
+    return {{}, "not measured: the overhead budget is 0 s"};
   return OverheadMeasurement(model, recorder, prompt, run).measure();
 }
 

@@ -7,9 +7,7 @@
 namespace melt {
 
 OpRecorder::OpRecorder(unsigned n_threads, RecorderLimits limits)
-    : limits_(limits),
-      ring_storage_(static_cast<std::size_t>(n_threads) * limits.ring_stamps),
-      rings_(n_threads) {
+    : limits_(limits), ring_storage_(static_cast<std::size_t>(n_threads) * limits.ring_stamps), rings_(n_threads) {
   for (unsigned i = 0; i < n_threads; ++i) {
     rings_[i] = melt_stamp_ring{};
     rings_[i].stamps = ring_storage_.data() + static_cast<std::size_t>(i) * limits.ring_stamps;
@@ -20,7 +18,8 @@ OpRecorder::OpRecorder(unsigned n_threads, RecorderLimits limits)
 void OpRecorder::begin_run(std::size_t n_graphs, std::size_t n_groups) {
   const std::size_t per_graph = (n_groups + 1) * rings_.size();
   const std::size_t wanted = std::min(n_graphs * per_graph, limits_.log_bytes / sizeof(melt_stamp));
-  if (log_.size() < wanted) log_.resize(wanted);  // resize writes every page: no page fault later
+  if (log_.size() < wanted)
+    log_.resize(wanted);  // resize writes every page: no page fault later
   log_used_ = 0;
   graphs_.clear();
   graphs_.reserve(n_graphs);
@@ -31,7 +30,8 @@ void OpRecorder::begin_run(std::size_t n_graphs, std::size_t n_groups) {
 }
 
 void OpRecorder::graph_begin(std::uint32_t topology, std::uint64_t ticks) noexcept {
-  for (melt_stamp_ring& ring : rings_) ring.count = ring.dropped = 0;
+  for (melt_stamp_ring& ring : rings_)
+    ring.count = ring.dropped = 0;
   current_.begin_ticks = ticks;
   current_.topology = topology;
   current_.token = token_;
@@ -71,13 +71,15 @@ void OpRecorder::graph_end(unsigned n_threads, std::uint64_t ticks, bool aborted
 }
 
 void OpRecorder::host_op(HostOp op, std::uint64_t begin_ticks, std::uint64_t end_ticks) noexcept {
-  if (host_events_.size() == host_events_.capacity()) return;
+  if (host_events_.size() == host_events_.capacity())
+    return;
   host_events_.push_back({op, token_, begin_ticks, end_ticks});
 }
 
 void set_text(char* field, std::size_t size, const std::string& text) noexcept {
   std::size_t n = std::min(size, text.size());
-  while (n < text.size() && n > 0 && (static_cast<unsigned char>(text[n]) & 0xC0) == 0x80) --n;
+  while (n < text.size() && n > 0 && (static_cast<unsigned char>(text[n]) & 0xC0) == 0x80)
+    --n;
   std::memcpy(field, text.data(), n);
   std::memset(field + n, 0, size - n);
 }

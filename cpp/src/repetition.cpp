@@ -7,11 +7,12 @@ namespace melt {
 namespace {
 
 bool was_cut(const Repetition& rep) {
-  return rep.stop == StopReason::kCancelled || rep.stop == StopReason::kError ||
-         rep.stop == StopReason::kContextFull;
+  return rep.stop == StopReason::kCancelled || rep.stop == StopReason::kError || rep.stop == StopReason::kContextFull;
 }
 
-Phase step_phase(std::size_t index) { return index == 0 ? Phase::kPrefill : Phase::kDecode; }
+Phase step_phase(std::size_t index) {
+  return index == 0 ? Phase::kPrefill : Phase::kDecode;
+}
 
 }  // namespace
 
@@ -22,7 +23,8 @@ std::uint64_t Repetition::end() const noexcept {
 std::vector<PromptRecord> prompt_rows(const Repetition& rep, std::uint32_t run) {
   std::vector<PromptRecord> rows;
   rows.reserve(rep.prompt.size());
-  for (const std::int32_t id : rep.prompt) rows.push_back({run, id});
+  for (const std::int32_t id : rep.prompt)
+    rows.push_back({run, id});
   return rows;
 }
 
@@ -31,9 +33,12 @@ std::vector<PhaseRecord> phase_rows(const Repetition& rep, std::uint32_t run, co
   const auto add = [&](Phase phase, std::uint64_t from, std::uint64_t to) {
     rows.push_back({run, static_cast<std::uint16_t>(phase), 0, calibration.to_ns(from), calibration.span_ns(from, to)});
   };
-  if (rep.tokenized > rep.begin) add(Phase::kTokenize, rep.begin, rep.tokenized);
-  if (rep.prefill_end != 0) add(Phase::kPrefill, rep.prefill_begin, rep.prefill_end);
-  if (rep.steps.size() > 1) add(Phase::kDecode, rep.steps.front().end_ticks, rep.steps.back().end_ticks);
+  if (rep.tokenized > rep.begin)
+    add(Phase::kTokenize, rep.begin, rep.tokenized);
+  if (rep.prefill_end != 0)
+    add(Phase::kPrefill, rep.prefill_begin, rep.prefill_end);
+  if (rep.steps.size() > 1)
+    add(Phase::kDecode, rep.steps.front().end_ticks, rep.steps.back().end_ticks);
   return rows;
 }
 
@@ -57,7 +62,8 @@ std::vector<TokenRecord> token_rows(const Repetition& rep, std::uint32_t run, co
     add(rep.steps[i].end_ticks, rep.steps[i].token_id, i < rep.n_output ? std::uint16_t{0} : kTokenEndOfText);
   }
   // The graphs of a step that gave no token refer to a row all the same.
-  if (was_cut(rep)) add(begin, -1, kTokenCut);
+  if (was_cut(rep))
+    add(begin, -1, kTokenCut);
   return rows;
 }
 

@@ -6,8 +6,8 @@
 #include <cmath>
 #include <random>
 
-#include "melt/environment.h"
 #include "json.h"
+#include "melt/environment.h"
 #include "melt/error.h"
 #include "op_records.h"
 #include "overhead.h"
@@ -18,7 +18,8 @@ namespace melt {
 namespace {
 
 void require(bool condition, const std::string& message) {
-  if (!condition) throw Error(ErrorKind::kInvalidArgument, message);
+  if (!condition)
+    throw Error(ErrorKind::kInvalidArgument, message);
 }
 
 void check_options(const ModelOptions& options) {
@@ -34,7 +35,8 @@ FileHeader make_header(const LoadedModel& model, const ClockCalibration& calibra
   header.counter_hz = calibration.counter_hz();
   header.start_wall_ns = model.start_wall_ns();
   std::random_device random;
-  for (std::uint8_t& byte : header.trace_id) byte = static_cast<std::uint8_t>(random());
+  for (std::uint8_t& byte : header.trace_id)
+    byte = static_cast<std::uint8_t>(random());
   return header;
 }
 
@@ -43,11 +45,11 @@ FileHeader make_header(const LoadedModel& model, const ClockCalibration& calibra
 LoadedModel::LoadedModel(const std::string& runtime_name, ModelOptions options)
     : options_(std::move(options)), runtime_(make_runtime(runtime_name)) {
   check_options(options_);
+  page_cache_ratio_ = melt::page_cache_ratio(options_.path);
   clock_ = runtime_->make_clock(options_);
   calibration_ = std::make_unique<ClockCalibration>(*clock_);
-  start_wall_ns_ = std::chrono::duration_cast<std::chrono::nanoseconds>(
-                       std::chrono::system_clock::now().time_since_epoch())
-                       .count();
+  start_wall_ns_ =
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
   calibration_->set_epoch(clock_->ticks());
   session_ = runtime_->load(options_, *clock_);
   load_phase_.run = kNone;
@@ -59,7 +61,8 @@ LoadedModel::~LoadedModel() = default;
 
 void LoadedModel::unload() {
   const std::lock_guard<std::mutex> guard(in_use_);
-  if (!session_) return;
+  if (!session_)
+    return;
   const std::uint64_t begin = clock_->ticks();
   session_.reset();
   unload_phase_.run = kNone;
@@ -99,6 +102,10 @@ class Profiler::Impl {
   }
 
   std::vector<std::int32_t> checked_prompt(const RunOptions& options);
+  /// Most steps that a repetition can have: the context may end it before max_tokens does.
+  std::size_t steps_possible(const RunOptions& options, std::size_t n_prompt) {
+    return std::min<std::size_t>(options.max_tokens, model_.session().info().n_ctx - n_prompt + 1);
+  }
   void record_repetition(const RunOptions& options, std::size_t n_prompt, bool warmup, RunResult& result);
   void execute(const RunOptions& options, Repetition& rep);
   bool prefill(Repetition& rep);
@@ -152,12 +159,15 @@ RunResult Profiler::Impl::run(const RunOptions& options,
   writer_.write_metadata(run_metadata(options));
   const std::uint32_t total = options.warmup + options.repeats;
   for (std::uint32_t i = 0; i < total && !result.cancelled; ++i) {
-    if (i == options.warmup) measure_cost(options, result.prompt_ids);
-    if (on_repetition) on_repetition(i, total);
+    if (i == options.warmup)
+      measure_cost(options, result.prompt_ids);
+    if (on_repetition)
+      on_repetition(i, total);
     record_repetition(options, result.prompt_ids.size(), i < options.warmup, result);
     ++result.n_runs;
   }
-  if (on_repetition && !result.cancelled) on_repetition(total, total);
+  if (on_repetition && !result.cancelled)
+    on_repetition(total, total);
   result.output_text = model_.session().text().decode(result.output_ids);
   return result;
 }
@@ -167,15 +177,17 @@ void Profiler::Impl::record_repetition(const RunOptions& options, std::size_t n_
                                        RunResult& result) {
   Repetition rep;
   rep.warmup = warmup;
-  rep.steps.reserve(static_cast<std::size_t>(options.max_tokens) + 1);
+  const std::size_t n_steps = steps_possible(options, n_prompt);
+  rep.steps.reserve(n_steps + 1);
   if (wants_ops()) {
     const std::size_t hint = std::max(recorder_.max_groups_seen(), source()->groups_hint());
-    recorder_.begin_run(n_prompt / model_.options().n_ubatch + options.max_tokens + 8, hint);
+    recorder_.begin_run(n_prompt / model_.options().n_ubatch + n_steps + 8, hint);
     source()->clear();
     source()->start(recorder_);
   }
   const auto stop_recording = [&] {
-    if (wants_ops()) source()->stop();
+    if (wants_ops())
+      source()->stop();
   };
   try {
     execute(options, rep);
@@ -189,7 +201,8 @@ void Profiler::Impl::record_repetition(const RunOptions& options, std::size_t n_
   write(rep);
   result.cancelled = rep.stop == StopReason::kCancelled;
   if (!warmup && result.output_ids.empty()) {
-    for (std::uint32_t i = 0; i < rep.n_output; ++i) result.output_ids.push_back(rep.steps[i].token_id);
+    for (std::uint32_t i = 0; i < rep.n_output; ++i)
+      result.output_ids.push_back(rep.steps[i].token_id);
   }
 }
 
@@ -202,11 +215,13 @@ void Profiler::Impl::execute(const RunOptions& options, Repetition& rep) {
   if (options.prompt_ids.empty()) {
     rep.prompt = model_.session().text().encode(options.prompt, true, options.parse_special);
     rep.tokenized = clock.ticks();
-    if (wants_ops()) recorder_.host_op(HostOp::kTokenize, rep.begin, rep.tokenized);
+    if (wants_ops())
+      recorder_.host_op(HostOp::kTokenize, rep.begin, rep.tokenized);
   } else {
     rep.prompt = options.prompt_ids;
   }
-  if (prefill(rep) && keep_token(options, rep)) decode(options, rep);
+  if (prefill(rep) && keep_token(options, rep))
+    decode(options, rep);
 }
 
 /// Evaluates the prompt, n_batch tokens at a time. Returns false if it did not come to its end.
@@ -232,7 +247,8 @@ bool Profiler::Impl::keep_token(const RunOptions& options, Repetition& rep) {
   const std::uint64_t begin = clock.ticks();
   const std::int32_t id = model_.session().sample();
   const std::uint64_t end = clock.ticks();
-  if (wants_ops()) recorder_.host_op(HostOp::kSample, begin, end);
+  if (wants_ops())
+    recorder_.host_op(HostOp::kSample, begin, end);
   rep.steps.push_back({end, id});
   if (!options.ignore_eos && model_.session().text().is_end_of_text(id)) {
     rep.stop = StopReason::kEndOfText;
@@ -272,10 +288,12 @@ void Profiler::Impl::write(const Repetition& rep) {
   writer_.write(ChunkKind::kRuns, std::vector<RunRecord>{run});
   n_tokens_ += static_cast<std::uint32_t>(tokens.size());
   ++n_runs_;
+  writer_.flush();
 }
 
 void Profiler::Impl::measure_cost(const RunOptions& options, const std::vector<std::int32_t>& prompt) {
-  if (!wants_ops() || overhead_done_ || cancelled()) return;
+  if (!wants_ops() || overhead_done_ || cancelled())
+    return;
   overhead_done_ = true;
   const OverheadResult result = measure_overhead(model_, recorder_, prompt, options);
   writer_.write(ChunkKind::kOverhead, result.pairs);
@@ -283,10 +301,12 @@ void Profiler::Impl::measure_cost(const RunOptions& options, const std::vector<s
 }
 
 void Profiler::Impl::finish() {
-  if (finished_) return;
+  if (finished_)
+    return;
   finished_ = true;
   calibration_.refine();
-  if (!model_.loaded()) writer_.write(ChunkKind::kPhases, std::vector<PhaseRecord>{model_.unload_phase()});
+  if (!model_.loaded())
+    writer_.write(ChunkKind::kPhases, std::vector<PhaseRecord>{model_.unload_phase()});
   writer_.write_metadata(tail_metadata(calibration_));
   writer_.finish();
 }
@@ -302,6 +322,8 @@ RunResult Profiler::run(const RunOptions& options,
   return impl_->run(options, on_repetition);
 }
 
-void Profiler::finish() { impl_->finish(); }
+void Profiler::finish() {
+  impl_->finish();
+}
 
 }  // namespace melt

@@ -23,8 +23,10 @@ std::string model_json(const ModelOptions& options, const ModelInfo& info) {
 
 std::string levels_json(std::uint32_t levels) {
   std::string names;
-  if ((levels & kLevelTokens) != 0) names += "\"tokens\"";
-  if ((levels & kLevelOps) != 0) names += names.empty() ? "\"ops\"" : ", \"ops\"";
+  if ((levels & kLevelTokens) != 0)
+    names += "\"tokens\"";
+  if ((levels & kLevelOps) != 0)
+    names += names.empty() ? "\"ops\"" : ", \"ops\"";
   return "[" + names + "]";
 }
 
@@ -35,7 +37,8 @@ std::string head_metadata(const LoadedModel& model, const ModelInfo& info, std::
   const ModelOptions& options = model.options();
   JsonObject runtime;
   runtime.add("name", model.runtime().name());
-  for (const auto& [key, value] : model.runtime().details()) runtime.add(key.c_str(), value);
+  for (const auto& [key, value] : model.runtime().details())
+    runtime.add(key.c_str(), value);
   JsonObject session;
   session.add("n_ctx", info.n_ctx)
       .add("n_batch", info.n_batch)
@@ -43,6 +46,7 @@ std::string head_metadata(const LoadedModel& model, const ModelInfo& info, std::
       .add("n_threads", options.n_threads)
       .add("use_mmap", options.use_mmap)
       .add("repack", options.repack)
+      .add("page_cache_ratio_before_load", model.page_cache_ratio())
       .add_raw("levels", levels_json(levels))
       .add("ring_stamps", limits.ring_stamps)
       .add("log_bytes", static_cast<std::uint64_t>(limits.log_bytes));

@@ -52,7 +52,8 @@ TEST_CASE("the host's counter moves forward and agrees with the steady clock") {
   const std::int64_t steady_ns = clock->steady_ns() - steady_begin;
   CHECK(end > begin);
   // A thread that loses its CPU between two readings makes them differ: this bounds the unit, not the accuracy.
-  CHECK(static_cast<double>(calibration.span_ns(begin, end)) == doctest::Approx(static_cast<double>(steady_ns)).epsilon(0.2));
+  CHECK(static_cast<double>(calibration.span_ns(begin, end)) ==
+        doctest::Approx(static_cast<double>(steady_ns)).epsilon(0.2));
 }
 
 }  // namespace

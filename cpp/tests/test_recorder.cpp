@@ -21,7 +21,8 @@ void graph(OpRecorder& recorder, std::uint64_t begin, std::uint32_t groups, unsi
   recorder.graph_begin(0, begin);
   for (unsigned thread = 0; thread < threads; ++thread) {
     recorder.rings()[thread].thread_begin = begin;
-    for (std::uint32_t i = 0; i < groups; ++i) put(recorder.rings()[thread], begin + i + 1, i);
+    for (std::uint32_t i = 0; i < groups; ++i)
+      put(recorder.rings()[thread], begin + i + 1, i);
   }
   recorder.graph_end(threads, begin + groups + 1, false);
 }
@@ -66,7 +67,8 @@ TEST_CASE("a full log drops whole graphs and counts their ops") {
 TEST_CASE("more graphs than were reserved are counted, not recorded") {
   OpRecorder recorder(1, {});
   recorder.begin_run(1, 1);
-  for (int i = 0; i < 4; ++i) graph(recorder, 0, 1);
+  for (int i = 0; i < 4; ++i)
+    graph(recorder, 0, 1);
   CHECK(recorder.graphs().size() + recorder.graphs_lost() == 4);
 }
 

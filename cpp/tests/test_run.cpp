@@ -25,7 +25,9 @@ struct Recording {
   RunResult result;
 
   template <typename Record>
-  std::vector<Record> rows(ChunkKind kind) const { return records_of<Record>(trace, kind); }
+  std::vector<Record> rows(ChunkKind kind) const {
+    return records_of<Record>(trace, kind);
+  }
 };
 
 ModelOptions model_options(const std::string& description, std::uint32_t n_threads = 2) {
@@ -77,7 +79,8 @@ TEST_CASE("each op has exactly the duration that the synthetic model describes, 
   std::vector<std::uint32_t> group(3, 0);  // the next group on each thread
   std::uint32_t graph = 0;
   for (const OpRecord& op : ops) {
-    if (op.graph == kNone) continue;
+    if (op.graph == kNone)
+      continue;
     if (op.graph != graph) {
       group.assign(3, 0);
       graph = op.graph;
@@ -101,9 +104,11 @@ TEST_CASE("recorded groups are the executed ones, and their times sum to the gra
   std::vector<std::int64_t> sum(graphs.size(), 0);
   std::uint64_t n_records = 0;
   for (const OpRecord& op : recording->rows<OpRecord>(ChunkKind::kOps)) {
-    if (op.graph == kNone) continue;
+    if (op.graph == kNone)
+      continue;
     ++n_records;
-    if (op.thread == 0) sum[op.graph] += op.compute_ns + op.wait_ns;
+    if (op.thread == 0)
+      sum[op.graph] += op.compute_ns + op.wait_ns;
   }
   for (std::size_t i = 0; i < graphs.size(); ++i) {
     CHECK(graphs[i].n_groups == 5 * 3 + 1);
@@ -288,7 +293,8 @@ TEST_CASE("one model runs once at a time") {
     const auto other_sink = make_memory_sink(other);
     Profiler(model, *other_sink, kLevelTokens).run(run_options(), [&](auto, auto) { running.store(true); });
   });
-  while (!running.load()) std::this_thread::yield();
+  while (!running.load())
+    std::this_thread::yield();
   CHECK(kind_of([&] { second.run(run_options()); }) == ErrorKind::kBusy);
   first.join();
 }

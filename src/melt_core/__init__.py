@@ -63,7 +63,7 @@ _PUBLIC = {
 }
 _MODULE_OF = {name: f"melt_core.{module}" for module, names in _PUBLIC.items() for name in names}
 
-__all__ = ["__version__", "report", *_MODULE_OF]  # noqa: PLE0604
+__all__ = ["__version__", "report", *_MODULE_OF]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from fakes.tiny_models import vocabulary_folder, write_model
 from melt_core.cli.main import main
 from melt_core.errors import ModelError

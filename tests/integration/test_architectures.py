@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import melt_core as melt
 import pytest
-from fakes.tiny_models import ARCHITECTURES, Dims, is_recurrent_layer, write_model
 from gguf import GGMLQuantizationType
+
+import melt_core as melt
+from fakes.tiny_models import ARCHITECTURES, Dims, is_recurrent_layer, write_model
 
 MODULES = {
     "attention", "ffn", "norm", "rope", "kv-cache", "embedding", "lm_head", "ssm", "residual", "sampling",
@@ -225,7 +226,7 @@ def test_repacked_weights_are_named_and_keep_their_bytes(vocabularies: Path, tmp
     # WHEN it is profiled with and without that
     layouts = [record(path, "llama", repack=repack) for repack in (True, False)]
     # THEN a weight's bytes are the same, and the buffer says which it is
-    repacked, plain = ([row for row in p.of_weight("blk.0.ffn_up")] for p in layouts)
+    repacked, plain = (list(p.of_weight("blk.0.ffn_up")) for p in layouts)
     n_weights = DIMS.embd * DIMS.ff
     assert plain[0]["bytes_read"] == n_weights * 18 / 32 + DIMS.embd * 4
     assert repacked[0]["bytes_read"] == plain[0]["bytes_read"]

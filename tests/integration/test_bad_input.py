@@ -7,17 +7,17 @@ import resource
 import signal
 import struct
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gguf
-import melt_core as melt
 import psutil
 import pytest
+
+import melt_core as melt
+from fakes.tiny_models import Dims, write_model
 from fakes.trace_builder import file_header
-from fakes.tiny_models import write_model
 from melt_core.errors import (
     InvalidArgumentError,
     MeltError,
@@ -32,7 +32,20 @@ from .conftest import MELT, TIMEOUT_S, Outcome
 
 Melt = Callable[..., Outcome]
 #: As little as a run can do.
-SHORT = ("--prompt-tokens", 4, "--max-tokens", 2, "--repeats", 1, "--warmup", 0, "--overhead-seconds", 0, "--threads", 1)
+SHORT = (
+    "--prompt-tokens",
+    4,
+    "--max-tokens",
+    2,
+    "--repeats",
+    1,
+    "--warmup",
+    0,
+    "--overhead-seconds",
+    0,
+    "--threads",
+    1,
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +139,19 @@ def test_missing_files_and_directories_are_refused(tmp_path: Path, cli: Melt) ->
     assert "directory" in refused(tmp_path)
     (tmp_path / "link.gguf").symlink_to(tmp_path / "nowhere")
     refused(tmp_path / "link.gguf")
-    os.mkfifo(tmp_path / "pipe.gguf")
-    assert "regular file" in refused(tmp_path / "pipe.gguf")
     outcome = cli("profile", "no-such-model")
     assert outcome.code == 1
     assert "no-such-model" in outcome.complaint
+
+
+def test_a_pipe_is_refused_without_waiting_for_a_writer(start_python: Any, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    child = start_python("import sys, melt_core as melt; melt.load(sys.argv[1])", tmp_path / "pipe.gguf")
+    try:
+        _, err = child.communicate(timeout=20)
+    except subprocess.TimeoutExpired:
+        pytest.fail("loading waits for somebody to write into the pipe")
+    assert "regular file" in err
 
 
 def test_a_vocabulary_alone_is_no_model(vocabularies: Path) -> None:
@@ -215,9 +236,7 @@ def test_a_model_file_that_goes_away_is_noticed_at_the_next_load(tiny_llama: Pat
     ],
     ids=lambda value: " ".join(map(str, value))[:30] if isinstance(value, tuple) else "",
 )
-def test_arguments_out_of_range_exit_with_2(
-    arguments: tuple[Any, ...], says: str, tiny_llama: Path, cli: Melt
-) -> None:
+def test_arguments_out_of_range_exit_with_2(arguments: tuple[Any, ...], says: str, tiny_llama: Path, cli: Melt) -> None:
     base = ("--max-tokens", 2, "--repeats", 1, "--warmup", 0, "--overhead-seconds", 0, "--threads", 1)
     outcome = cli("profile", tiny_llama, *base, *arguments)
     assert (outcome.code, outcome.out) == (2, "")
@@ -230,18 +249,15 @@ def test_an_empty_prompt_is_refused_where_the_model_adds_nothing(demo: Path, cli
     assert "prompt is empty" in outcome.complaint
 
 
-def test_a_context_larger_than_memory_is_refused(tiny_llama: Path, cli: Melt) -> None:
+def test_a_context_larger_than_memory_is_refused(vocabularies: Path, tmp_path: Path, cli: Melt) -> None:
+    # GIVEN a model whose cache takes 4 KB for a token, and a context for more than all memory
+    path = write_model(tmp_path / "wide.gguf", dims=Dims(embd=512, heads=2, kv_heads=2, ff=32))
+    n_ctx = psutil.virtual_memory().total // 4096 + 100_000
     with pytest.raises(OutOfMemoryError, match="MiB"):
-        # 256 bytes of cache for a token: 25 GB more than this machine can have
-        available = psutil.virtual_memory().total
-        load_context(tiny_llama, min(available // 256 + 100_000_000, 2**31 - 1))
-    outcome = cli("profile", tiny_llama, *SHORT, "--ctx", 500_000_000)
+        melt.load(path, n_threads=1, n_ctx=n_ctx).close()
+    outcome = cli("profile", path, *SHORT, "--ctx", n_ctx)
     assert outcome.code == 1
     assert "memory" in outcome.complaint
-
-
-def load_context(path: Path, n_ctx: int) -> None:
-    melt.load(path, n_threads=1, n_ctx=n_ctx).close()
 
 
 @pytest.mark.parametrize(
@@ -326,7 +342,9 @@ def check_partial_trace(path: Path, outcome: Outcome) -> None:
 def test_a_disk_that_fills_up_leaves_what_was_written(tiny_llama: Path, tmp_path: Path, cli: Melt) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], check=False, capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], check=False, capture_output=True
+    )
     if mounted.returncode != 0:
         pytest.skip("mounting a small file system needs root")
     try:
@@ -355,19 +373,15 @@ def test_a_file_size_limit_leaves_what_was_written(tiny_llama: Path, tmp_path: P
 # The child process
 
 
-def endless(model: Path, output: Path) -> melt.ProfileRequest:
-    return melt.ProfileRequest(
-        model=str(model), output=str(output), prompt_tokens=4, max_tokens=8, repeats=1_000_000, warmup=0,
-        n_threads=1, n_ctx=256, overhead_budget_s=0,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
 def test_a_child_that_dies_is_named_and_leaves_its_trace(
     number: signal.Signals, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    # GIVEN a child that has written a few repetitions
-    output = tmp_path / "t.melt"
+    # GIVEN a child that has finished five repetitions, of few bytes each
+    request = melt.ProfileRequest(
+        model=str(tiny_llama), output=str(tmp_path / "t.melt"), levels=("tokens",), prompt_tokens=4, max_tokens=400,
+        repeats=100_000, warmup=0, n_threads=1, n_ctx=512,
+    )  # fmt: skip
 
     def strike(event: dict[str, Any]) -> None:
         if event["event"] == "repetition" and event["done"] == 5:
@@ -376,32 +390,38 @@ def test_a_child_that_dies_is_named_and_leaves_its_trace(
 
     # WHEN it dies
     with pytest.raises(RuntimeFailedError) as raised:
-        melt.profile_in_child(endless(tiny_llama, output), on_event=strike)
+        melt.profile_in_child(request, on_event=strike)
     # THEN the error says of what, and the trace holds what was finished
     assert number.name in str(raised.value)
     assert "\n" not in str(raised.value)
-    trace = melt.Trace.open(output)
+    trace = melt.Trace.open(request.output)
     assert not trace.complete
-    assert len(trace.runs) >= 4
+    assert len(trace.runs) >= 5
     assert trace.summary().decode_tok_s is not None
 
 
-def test_the_child_ends_when_its_parent_is_killed(start_python: Any, tiny_llama: Path, tmp_path: Path) -> None:
-    output = tmp_path / "t.melt"
+def test_the_child_ends_when_its_parent_is_killed(start_python: Any, demo: Path, tmp_path: Path) -> None:
+    # GIVEN a child in a repetition that takes minutes
     script = """
 import sys, psutil
 import melt_core as melt
 def tell(event):
-    if event["event"] == "repetition" and event["done"] == 2:
+    if event["event"] == "repetition":
         print(psutil.Process().children()[0].pid, flush=True)
 melt.profile_in_child(melt.ProfileRequest.from_json(sys.argv[1]), on_event=tell)
 """
-    parent = start_python(script, endless(tiny_llama, output).to_json())
+    request = melt.ProfileRequest(
+        model=str(demo), output=str(tmp_path / "t.melt"), prompt_tokens=4, max_tokens=8000, n_ctx=8192, repeats=1,
+        warmup=0, n_threads=1, overhead_budget_s=0,
+    )  # fmt: skip
+    parent = start_python(script, request.to_json())
     child = psutil.Process(int(parent.stdout.readline()))
     try:
+        # WHEN the parent is gone
         parent.kill()
         parent.wait(TIMEOUT_S)
-        child.wait(timeout=10)  # else it would measure on, for nobody
+        # THEN the child does not measure on, for nobody
+        child.wait(timeout=5)
     except psutil.TimeoutExpired:
         pytest.fail("the worker runs on after its parent was killed")
     finally:
@@ -417,7 +437,7 @@ def trace_bytes(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     path = tmp_path_factory.mktemp("trace") / "t.melt"
     with melt.load(tiny_llama, n_threads=1) as llm, melt.profile(llm, output=path) as profiler:
         profiler.run([1, 2, 3], max_tokens=3, repeats=3, warmup=1, ignore_eos=True, overhead_budget_s=0)
-    yield path.read_bytes()
+    return path.read_bytes()
 
 
 def commands_on(path: Path) -> list[tuple[str, ...]]:
@@ -480,4 +500,3 @@ def test_names_that_are_not_there_exit_with_an_error(cli: Melt, tmp_path: Path) 
     assert cli("summary", tmp_path / "none.melt").code == 1
     assert cli("nosuch").code == 2
     assert cli().code == 2
-    assert sys.exc_info() == (None, None, None)

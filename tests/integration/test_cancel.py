@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import melt_core as melt
 import pytest
+
+import melt_core as melt
 
 from .conftest import MELT, TIMEOUT_S
 
@@ -26,7 +27,7 @@ import json, sys, time
 import melt_core as melt
 model, output, n_ctx, max_tokens = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 def tell(done, total):
-    if done == 1:
+    if done == 4:
         print("running", flush=True)
 with melt.load(model, n_threads=1, n_ctx=n_ctx) as llm:
     try:
@@ -71,7 +72,7 @@ def test_ctrl_c_ends_a_run_soon_and_keeps_what_was_finished(
     assert trace.complete
     *finished, last = trace.runs.to_dicts()
     assert last["stop_reason"] in ("cancelled", "limit")  # the signal may fall between two repetitions
-    assert finished
+    assert len(finished) >= 3
     assert {run["stop_reason"] for run in finished} == {"limit"}
     assert {run["n_output"] for run in finished} == {8}
 
@@ -81,7 +82,7 @@ def test_ctrl_c_ends_the_decode_of_a_real_model_between_two_ops(
 ) -> None:
     # GIVEN a repetition that would take minutes
     output = tmp_path / "t.melt"
-    script = RUN_UNTIL_INTERRUPTED.replace("warmup=1", "warmup=0").replace("done == 1", "done == 0")
+    script = RUN_UNTIL_INTERRUPTED.replace("warmup=1", "warmup=0").replace("done == 4", "done == 0")
     child = start_python(script, demo, output, 8192, 8000)
     assert child.stdout is not None
     assert child.stdout.readline() == "running\n"
@@ -139,9 +140,7 @@ def test_closing_from_another_thread_waits_for_the_run(tiny_llama: Path) -> None
                 closing.set()
                 thread.start()
 
-        done = profiler.run(
-            [1, 2], max_tokens=200, warmup=0, repeats=3, ignore_eos=True, on_repetition=close_beside
-        )
+        done = profiler.run([1, 2], max_tokens=200, warmup=0, repeats=3, ignore_eos=True, on_repetition=close_beside)
         thread.join()
     assert len(done.token_ids) == 200
     assert len(profiler.trace.runs) == 3

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import melt_core as melt
 import pytest
+
+import melt_core as melt
 from melt_core.cli.main import COMMANDS
 
 from .conftest import TIMEOUT_S, Outcome
@@ -187,7 +188,7 @@ def test_report_is_one_file(trace_path: str, tmp_path: Path, cli: Cli) -> None:
     outcome = cli("report", trace_path, "-o", tmp_path / "report.html")
     assert outcome.code == 0, outcome.err
     html = (tmp_path / "report.html").read_text()
-    assert "src=\"http" not in html
+    assert 'src="http' not in html
     assert "</html>" in html
 
 

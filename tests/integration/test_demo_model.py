@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections import Counter
@@ -9,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import melt_core as melt
 import pytest
+
+import melt_core as melt
 from melt_core.errors import BusyError, InvalidArgumentError
 
 from .conftest import TIMEOUT_S
@@ -83,8 +85,8 @@ def test_every_node_belongs_to_one_group(trace: melt.Trace) -> None:
 
 
 def test_each_definition_is_recorded_as_often_as_its_graph_ran(trace: melt.Trace) -> None:
-    records = Counter((row["run"], row["token"], row["thread"]) for row in trace.ops.to_dicts() if row["op_type"] not in (
-        "TOKENIZE", "SAMPLE"))  # fmt: skip
+    ops = [row for row in trace.ops.to_dicts() if row["op_type"] not in ("TOKENIZE", "SAMPLE")]
+    records = Counter((row["run"], row["token"], row["thread"]) for row in ops)
     (run,) = trace.runs.to_dicts()
     assert set(records.values()) == {N_GROUPS}
     assert len(records) == N_OUTPUT * run["n_threads"]
@@ -117,7 +119,7 @@ def test_tokens_phases_and_prompt_tell_the_same_story(trace: melt.Trace) -> None
     phases = [row["phase"] for row in trace.phases.to_dicts()]
     assert phases[:1] == ["load"]
     assert set(phases) >= {"load", "tokenize", "prefill", "decode"}
-    for earlier, later in zip(tokens, tokens[1:], strict=False):
+    for earlier, later in itertools.pairwise(tokens):
         assert abs(later["start_ns"] - earlier["start_ns"] - earlier["duration_ns"]) <= ROUNDING_NS
 
 
@@ -258,9 +260,8 @@ def test_drawing_depends_on_the_seed_only(llm: melt.LLM) -> None:
 def test_a_prompt_longer_than_a_batch_is_split(llm: melt.LLM, demo: Path) -> None:
     # GIVEN a prompt of more tokens than a batch holds
     ids = llm.encode("The capital of France is Paris. The capital of Germany is Berlin. The capital of Italy is")
-    with melt.load(demo, n_threads=1, n_ctx=512, n_batch=16) as small:
-        with melt.profile(small) as split:
-            in_parts = split.run(ids, max_tokens=N_OUTPUT, warmup=0, overhead_budget_s=0)
+    with melt.load(demo, n_threads=1, n_ctx=512, n_batch=16) as small, melt.profile(small) as split:
+        in_parts = split.run(ids, max_tokens=N_OUTPUT, warmup=0, overhead_budget_s=0)
     with melt.profile(llm) as whole:
         at_once = whole.run(ids, max_tokens=N_OUTPUT, warmup=0, overhead_budget_s=0)
     # THEN there are more graphs, and the same output
@@ -323,40 +324,51 @@ def test_two_models_in_one_process_are_both_usable(llm: melt.LLM, tiny_llama: Pa
     assert generate(llm, levels=("tokens", "ops")).token_ids == before
 
 
-def test_one_recording_of_ops_at_a_time(llm: melt.LLM, tiny_llama: Path) -> None:
+def test_two_recordings_at_once_do_not_see_each_other(llm: melt.LLM, tiny_llama: Path) -> None:
     # GIVEN a long recording in one thread
-    long_run: dict[str, Any] = {}
+    traces: list[melt.Trace] = []
 
     def record_long() -> None:
-        try:
-            with melt.profile(llm) as profiler:
-                profiler.run(PROMPT, max_tokens=100, ignore_eos=True, warmup=0, overhead_budget_s=0)
-            long_run["trace"] = profiler.trace
-        except BusyError as error:
-            long_run["error"] = error
+        with melt.profile(llm) as profiler:
+            profiler.run(PROMPT, max_tokens=100, ignore_eos=True, warmup=0, overhead_budget_s=0)
+        traces.append(profiler.trace)
 
     expected = generate(llm, max_tokens=100, ignore_eos=True).token_ids
     thread = threading.Thread(target=record_long)
-    errors = []
+    n_beside = 0
     with melt.load(tiny_llama, n_threads=1) as other:
         thread.start()
-        # WHEN another model is recorded at the same time, again and again until the two meet
-        while thread.is_alive() and not errors:
-            try:
-                generate(other, [1, 2, 3], levels=("tokens", "ops"))
-            except BusyError as error:
-                errors.append(error)
-        # THEN one of them is told so
-        if "error" not in long_run:
-            assert errors
-            assert "another" in str(errors[0])
+        # WHEN another model is recorded at the same time, again and again
+        while thread.is_alive():
+            with melt.profile(other) as profiler:
+                profiler.run([1, 2, 3], max_tokens=5, warmup=0, ignore_eos=True, overhead_budget_s=0)
+            # THEN each trace holds its own graphs, and all of them
+            run = profiler.trace.runs.to_dicts()[0]
+            assert (run["n_graphs"], run["n_dropped"]) == (5, 0)
+            n_beside += 1
         thread.join()
-        generate(other, [1, 2, 3], levels=("tokens", "ops"))  # AND the hook is free again
-    # AND the other recording is unharmed
-    if "trace" in long_run:
-        assert long_run["trace"].summary().output_token_ids == expected
-        assert long_run["trace"].runs.to_dicts()[0]["n_groups"] == 100 * N_GROUPS
-        assert long_run["trace"].runs.to_dicts()[0]["n_dropped"] == 0
+    assert n_beside > 0
+    run = traces[0].runs.to_dicts()[0]
+    assert (run["n_groups"], run["n_dropped"]) == (100 * N_GROUPS, 0)
+    assert traces[0].summary().output_token_ids == expected
+
+
+def test_one_model_runs_once_at_a_time(llm: melt.LLM) -> None:
+    # GIVEN a long run of a model
+    started = threading.Event()
+
+    def run_long() -> None:
+        with melt.profile(llm, levels=("tokens",)) as profiler:
+            profiler.run(PROMPT, max_tokens=100, ignore_eos=True, warmup=0, on_repetition=lambda *_: started.set())
+
+    thread = threading.Thread(target=run_long)
+    thread.start()
+    started.wait()
+    # WHEN it is to run in another thread at the same time THEN that is refused
+    with pytest.raises(BusyError, match="already running"):
+        generate(llm, [1, 2, 3])
+    thread.join()
+    generate(llm, [1, 2, 3])  # AND it is free again
 
 
 #: Records the ops of one model while another one runs unrecorded in a second thread.
@@ -422,7 +434,7 @@ def test_closing_twice_is_harmless_and_use_after_it_is_refused(tiny_llama: Path)
         llm.cancel()  # nothing to cancel is no error
     assert "unload" in {row["phase"] for row in profiler.trace.phases.to_dicts()}
     profiler.finish()
-    with pytest.raises(InvalidArgumentError, match="finished|closed"):
+    with pytest.raises(InvalidArgumentError, match=r"finished|closed"):
         profiler.run([1], max_tokens=1)
 
 

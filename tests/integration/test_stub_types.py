@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from melt_core.runtime.core import _core
 from melt_core.trace.format import RECORDS, ChunkKind
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from fakes.tiny_models import vocabulary_folder
 from melt_core.errors import InvalidArgumentError, ModelError
 from melt_core.runtime.tokenizer import load_tokenizer

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes.trace_builder import TraceBuilder, definitions, rows_of, toy_trace
 
+from fakes.trace_builder import TraceBuilder, definitions, rows_of, toy_trace
 from melt_core.analysis.stats import Stat, median_interval
 from melt_core.analysis.views import layer_times, n_steps, token_timeline, top_ops
 from melt_core.errors import InvalidArgumentError

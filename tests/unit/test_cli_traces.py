@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakes.trace_builder import toy_trace
 
+from fakes.trace_builder import toy_trace
 from melt_core.analysis.group import GROUP_KEYS
 from melt_core.cli import completion, export, ops
 from melt_core.cli.main import COMMANDS, main

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.trace_builder import METADATA, TraceBuilder, definitions, rows_of, toy_trace
 
+from fakes.trace_builder import METADATA, TraceBuilder, definitions, rows_of, toy_trace
 from melt_core.errors import InvalidArgumentError, StorageError
 from melt_core.report import human, report
 from melt_core.report.html import render

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import trace_builder
-from fakes.trace_builder import TraceBuilder, chunk, file_header, rows_of, toy_trace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fakes import trace_builder
+from fakes.trace_builder import TraceBuilder, chunk, file_header, rows_of, toy_trace
 from melt_core.analysis.group import GROUP_KEYS
 from melt_core.errors import MeltError, StorageError, TraceError
 from melt_core.report import chrome, csv_, speedscope

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fakes.trace_builder import toy_trace
 
+from fakes.trace_builder import toy_trace
 from melt_core.errors import InvalidArgumentError
 from melt_core.trace import Table, Trace
 
@@ -59,7 +59,6 @@ def test_host_ops_know_their_phase(trace: Trace) -> None:
 
 def test_a_host_op_of_no_token_is_placed_by_time() -> None:
     from fakes.trace_builder import TraceBuilder, definitions, rows_of
-
     from melt_core.trace.format import NONE, ChunkKind, Phase
 
     builder = TraceBuilder()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Time. The hot path reads a raw counter; nanoseconds are made from it after the run (measuring.md, "Rules").
+// Time. The hot path reads a raw counter; nanoseconds are made from it after the run (docs/measuring_honestly.md).
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ class Clock {
  public:
   virtual ~Clock() = default;
   virtual ClockId id() const noexcept = 0;
-  /// The raw counter. Costs 8 to 40 ns where it is virtualised, see benchmarks/clock_cost.
+  /// The raw counter. Costs 8 to 40 ns, the more where it is virtualised.
   virtual std::uint64_t ticks() const noexcept = 0;
   /// The operating system's steady clock in ns; the reference that ticks are converted with.
   virtual std::int64_t steady_ns() const noexcept = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the measurement ran on and what built it: without it a number cannot be compared (architecture.md, rule 9).
+// What the measurement ran on and what built it: without it a number cannot be compared.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,9 @@ std::string device_json();
 
 /// JSON object: version, compiler, flags, processor, build type of this library.
 std::string build_json();
+
+/// Share of a file's pages that lie in the page cache, 0 to 1; NaN where the system does not say.
+double page_cache_ratio(const std::string& path) noexcept;
 
 /// Highest resident set of this process so far in bytes (VmHWM); NaN where the system does not say.
 double peak_rss_bytes() noexcept;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The seam between runtimes and recording. An adapter stamps groups into the rings and commits whole graphs; nothing
-// here allocates, locks or formats between begin_run and end_run (architecture.md, rule 4).
+// here allocates, locks or formats between begin_run and end_run.
 #pragma once
 
 #include <cstddef>
@@ -42,7 +42,7 @@ constexpr std::size_t kNoStamps = static_cast<std::size_t>(-1);
 
 /// How much a run may record before graphs are dropped (and counted). Sizes are reserved and touched before the run.
 struct RecorderLimits {
-  std::uint32_t ring_stamps = 16384;           ///< groups of one graph, per thread
+  std::uint32_t ring_stamps = 16384;             ///< groups of one graph, per thread
   std::size_t log_bytes = std::size_t{1} << 28;  ///< stamps of one run, all threads
 };
 
@@ -94,9 +94,9 @@ using NodeRange = std::pair<std::uint32_t, std::uint32_t>;
 class OpSource {
  public:
   virtual ~OpSource() = default;
-  /// Starts stamping into the recorder; cheap enough to switch between two tokens.
-  /// Raises: Error(kBusy) if another session of this process is being recorded (the hooks exist once).
-  virtual void start(OpRecorder& recorder) = 0;
+  /// Starts stamping what the calling thread evaluates from now on; cheap enough to switch between two tokens.
+  virtual void start(OpRecorder& recorder) noexcept = 0;
+  /// Call from the thread that called start().
   virtual void stop() noexcept = 0;
   /// Forgets the topologies captured so far; call between runs.
   virtual void clear() = 0;

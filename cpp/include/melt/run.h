@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The one measured procedure: load -> warm up -> prefill -> decode -> unload. Python in process and the device's
-// agent both call this; nobody writes it again (architecture.md, rule 2).
+// agent both call this; nobody writes it again.
 #pragma once
 
 #include <atomic>
@@ -39,6 +39,8 @@ class LoadedModel {
   bool loaded() const noexcept { return session_ != nullptr; }
   /// When and how long; duration 0 while still loaded.
   PhaseRecord unload_phase() const noexcept { return unload_phase_; }
+  /// Share of the model file that was in the page cache before the load; NaN if it is no file.
+  double page_cache_ratio() const noexcept { return page_cache_ratio_; }
   /// Held while a run is under way.
   std::mutex& in_use() noexcept { return in_use_; }
 
@@ -48,6 +50,7 @@ class LoadedModel {
   std::unique_ptr<Clock> clock_;
   std::unique_ptr<ClockCalibration> calibration_;
   std::int64_t start_wall_ns_ = 0;
+  double page_cache_ratio_ = 0.0;
   std::unique_ptr<Session> session_;
   PhaseRecord load_phase_{};
   PhaseRecord unload_phase_{};
@@ -55,15 +58,16 @@ class LoadedModel {
 };
 
 struct RunOptions {
-  std::string prompt;                     ///< text, tokenised in each repetition; used if prompt_ids is empty
-  bool parse_special = true;              ///< whether `prompt` may contain special tokens such as <|im_start|>
-  std::vector<std::int32_t> prompt_ids;   ///< token ids, replayed as they are
-  std::uint32_t max_tokens = 128;         ///< output tokens per repetition, at least 1
-  bool ignore_eos = false;                ///< go on after end-of-text, so that every repetition has max_tokens
+  std::string prompt;                    ///< text, tokenised in each repetition; used if prompt_ids is empty
+  bool parse_special = true;             ///< whether `prompt` may contain special tokens such as <|im_start|>
+  std::vector<std::int32_t> prompt_ids;  ///< token ids, replayed as they are
+  std::uint32_t max_tokens = 128;        ///< output tokens per repetition, at least 1
+  bool ignore_eos = false;               ///< go on after end-of-text, so that every repetition has max_tokens
   std::uint32_t repeats = 1;
-  std::uint32_t warmup = 1;               ///< repetitions before those; kept in the trace and marked
+  std::uint32_t warmup = 1;  ///< repetitions before those; kept in the trace and marked
   SamplerOptions sampler;
-  /// Time for measuring this instrument's own cost, for each of prefill and decode; 0: not measured, and said so.
+  /// Time for measuring this instrument's own cost, for each of prefill and decode; up to five times as long where
+  /// five pairs of steps need it. 0: not measured, and said so.
   double overhead_budget_s = 1.0;
 };
 

@@ -18,8 +18,8 @@
 namespace melt {
 
 struct ModelOptions {
-  std::string path;            ///< model file; for the synthetic runtime a description, see runtimes/synthetic.cpp
-  std::uint32_t n_ctx = 2048;  ///< context length in tokens; 0: the model's own
+  std::string path;              ///< model file; for the synthetic runtime a description, see runtimes/synthetic.cpp
+  std::uint32_t n_ctx = 2048;    ///< context length in tokens; 0: the model's own
   std::uint32_t n_batch = 2048;  ///< most tokens in one evaluate call
   std::uint32_t n_ubatch = 512;  ///< most tokens in one graph
   std::uint32_t n_threads = 1;

@@ -43,10 +43,10 @@ struct melt_stamp {
 struct melt_stamp_ring {
   struct melt_stamp* stamps;
   uint32_t capacity;
-  uint32_t count;        /* stamps of the last graph */
-  uint32_t dropped;      /* groups of the last graph that found the ring full */
+  uint32_t count;   /* stamps of the last graph */
+  uint32_t dropped; /* groups of the last graph that found the ring full */
   uint32_t reserved;
-  uint64_t thread_begin; /* when this thread began the last graph */
+  uint64_t thread_begin;    /* when this thread began the last graph */
   uint8_t padding[64 - 32]; /* one cache line per ring: no false sharing */
 };
 

@@ -23,62 +23,62 @@ constexpr std::uint8_t kTraceMagic[8] = {0x89, 'M', 'E', 'L', 'T', '\r', '\n', 0
 constexpr std::uint32_t kChunkMagic = 0x4B4E4843;  // "CHNK"
 constexpr std::uint16_t kTraceMajor = 1;           // a reader refuses a greater major version
 constexpr std::uint16_t kTraceMinor = 0;
-constexpr std::uint32_t kNone = 0xFFFFFFFF;        // "no such row" in any index column
+constexpr std::uint32_t kNone = 0xFFFFFFFF;  // "no such row" in any index column
 
 struct FileHeader {
   std::uint8_t magic[8];
   std::uint16_t major;
   std::uint16_t minor;
-  std::uint32_t header_bytes;   // 64; a later minor version may be longer
-  std::uint32_t clock_id;       // ClockId
+  std::uint32_t header_bytes;  // 64; a later minor version may be longer
+  std::uint32_t clock_id;      // ClockId
   std::uint32_t reserved0;
-  double counter_hz;            // frequency of that counter when the trace began
-  std::int64_t start_wall_ns;   // wall clock at trace time 0, ns since 1970 UTC; the only wall time in the file
-  std::uint8_t trace_id[16];    // random
+  double counter_hz;           // frequency of that counter when the trace began
+  std::int64_t start_wall_ns;  // wall clock at trace time 0, ns since 1970 UTC; the only wall time in the file
+  std::uint8_t trace_id[16];   // random
   std::uint32_t reserved1;
-  std::uint32_t crc32;          // zlib CRC-32 of bytes 0..59
+  std::uint32_t crc32;  // zlib CRC-32 of bytes 0..59
 };
 static_assert(sizeof(FileHeader) == 64);
 
 struct ChunkHeader {
-  std::uint32_t magic;          // kChunkMagic
-  std::uint32_t kind;           // ChunkKind
-  std::uint32_t record_bytes;   // size of one record; 0 where the payload is JSON
+  std::uint32_t magic;         // kChunkMagic
+  std::uint32_t kind;          // ChunkKind
+  std::uint32_t record_bytes;  // size of one record; 0 where the payload is JSON
   std::uint32_t record_count;
   std::uint64_t payload_bytes;
   std::uint32_t payload_crc32;
-  std::uint32_t header_crc32;   // zlib CRC-32 of bytes 0..27
+  std::uint32_t header_crc32;  // zlib CRC-32 of bytes 0..27
 };
 static_assert(sizeof(ChunkHeader) == 32);
 
 /// Stored: never reuse a value.
 enum class ChunkKind : std::uint32_t {
-  kMetadata = 1,      // JSON object; later chunks add or replace keys, lists under "warnings" are joined
-  kRuns = 2,          // RunRecord
-  kPhases = 3,        // PhaseRecord
-  kTokens = 4,        // TokenRecord
-  kGraphs = 5,        // GraphRecord
-  kOpDefinitions = 6, // OpDefinition
-  kOps = 7,           // OpRecord
-  kOverhead = 8,      // OverheadRecord
-  kPrompts = 9,       // PromptRecord
-  kEnd = 10,          // empty; the trace was closed in order
+  kMetadata = 1,       // JSON object; later chunks add or replace keys, lists under "warnings" are joined
+  kRuns = 2,           // RunRecord
+  kPhases = 3,         // PhaseRecord
+  kTokens = 4,         // TokenRecord
+  kGraphs = 5,         // GraphRecord
+  kOpDefinitions = 6,  // OpDefinition
+  kOps = 7,            // OpRecord
+  kOverhead = 8,       // OverheadRecord
+  kPrompts = 9,        // PromptRecord
+  kEnd = 10,           // empty; the trace was closed in order
 };
 
 enum class Phase : std::uint16_t { kLoad = 1, kTokenize = 2, kPrefill = 3, kDecode = 4, kUnload = 5 };
 
 enum class StopReason : std::uint16_t {
-  kLimit = 1,        // max_tokens reached
-  kEndOfText = 2,    // the model's end-of-generation token; that token is not part of the output
+  kLimit = 1,      // max_tokens reached
+  kEndOfText = 2,  // the model's end-of-generation token; that token is not part of the output
   kContextFull = 3,
   kCancelled = 4,
   kError = 5,
 };
 
-constexpr std::uint16_t kRunWarmup = 1 << 0;   // RunRecord.flags
+constexpr std::uint16_t kRunWarmup = 1 << 0;       // RunRecord.flags
 constexpr std::uint16_t kTokenEndOfText = 1 << 0;  // TokenRecord.flags: generated, but not part of the output
-constexpr std::uint16_t kTokenCut = 1 << 1;  // the step was cancelled or failed: no token (id -1), no duration
-constexpr std::uint16_t kGraphAborted = 1 << 0;  // GraphRecord.flags: cancelled between two ops
+constexpr std::uint16_t kTokenCut = 1 << 1;        // the step was cancelled or failed: no token (id -1), no duration
+constexpr std::uint16_t kGraphAborted = 1 << 0;    // GraphRecord.flags: cancelled between two ops
 
 /// One repetition: one prompt to completion.
 struct RunRecord {
@@ -88,20 +88,20 @@ struct RunRecord {
   std::uint32_t n_prompt;     // tokens
   std::uint32_t n_output;     // tokens kept
   std::uint32_t n_threads;
-  std::uint32_t n_graphs;     // graphs executed while ops were recorded
-  std::uint64_t n_groups;     // groups (ops, or fused ops) executed in them
-  std::uint64_t n_records;    // op records kept, over all threads
-  std::uint64_t n_dropped;    // op records lost because a buffer was full
-  std::int64_t start_ns;      // prompt handed over
-  std::int64_t duration_ns;   // until the last output token is known
-  std::int64_t prefill_ns;    // wall time of the prefill evaluation, sampling left out
-  double peak_rss_bytes;      // process peak so far; NaN where the system does not say
+  std::uint32_t n_graphs;    // graphs executed while ops were recorded
+  std::uint64_t n_groups;    // groups (ops, or fused ops) executed in them
+  std::uint64_t n_records;   // op records kept, over all threads
+  std::uint64_t n_dropped;   // op records lost because a buffer was full
+  std::int64_t start_ns;     // prompt handed over
+  std::int64_t duration_ns;  // until the last output token is known
+  std::int64_t prefill_ns;   // wall time of the prefill evaluation, sampling left out
+  double peak_rss_bytes;     // process peak so far; NaN where the system does not say
 };
 static_assert(sizeof(RunRecord) == 80);
 
 struct PhaseRecord {
-  std::uint32_t run;          // kNone for load and unload
-  std::uint16_t phase;        // Phase
+  std::uint32_t run;    // kNone for load and unload
+  std::uint16_t phase;  // Phase
   std::uint16_t reserved;
   std::int64_t start_ns;
   std::int64_t duration_ns;
@@ -113,11 +113,11 @@ static_assert(sizeof(PhaseRecord) == 24);
 /// duration_ns is TTFT for token 0 and the inter-token latency after it.
 struct TokenRecord {
   std::uint32_t run;
-  std::uint32_t index;        // 0, 1, ...; the first n_output rows of a run are its output
-  std::uint16_t phase;        // kPrefill or kDecode
-  std::uint16_t flags;        // kTokenEndOfText, kTokenCut: only on a run's last row
-  std::int32_t token_id;      // the token sampled at the end of this step
-  std::uint32_t n_tokens;     // tokens evaluated: n_prompt, then 1
+  std::uint32_t index;     // 0, 1, ...; the first n_output rows of a run are its output
+  std::uint16_t phase;     // kPrefill or kDecode
+  std::uint16_t flags;     // kTokenEndOfText, kTokenCut: only on a run's last row
+  std::int32_t token_id;   // the token sampled at the end of this step
+  std::uint32_t n_tokens;  // tokens evaluated: n_prompt, then 1
   std::uint32_t reserved1;
   std::int64_t start_ns;
   std::int64_t duration_ns;
@@ -126,12 +126,12 @@ static_assert(sizeof(TokenRecord) == 40);
 
 /// One executed graph.
 struct GraphRecord {
-  std::uint32_t topology;     // equal numbers: equal op definitions
-  std::uint32_t token;        // row of the tokens table that it served; kNone outside a step
+  std::uint32_t topology;  // equal numbers: equal op definitions
+  std::uint32_t token;     // row of the tokens table that it served; kNone outside a step
   std::uint16_t n_threads;
-  std::uint16_t flags;        // kGraphAborted
-  std::uint32_t n_groups;     // groups executed
-  std::uint32_t n_dropped;    // op records lost, over all threads
+  std::uint16_t flags;      // kGraphAborted
+  std::uint32_t n_groups;   // groups executed
+  std::uint32_t n_dropped;  // op records lost, over all threads
   std::uint32_t reserved;
   std::int64_t start_ns;
   std::int64_t duration_ns;
@@ -141,42 +141,42 @@ static_assert(sizeof(GraphRecord) == 40);
 /// What an op is; the ops table refers to it. Text is UTF-8 padded with zero bytes. NaN: no formula, never a guess.
 struct OpDefinition {
   std::uint32_t topology;
-  std::uint32_t node;         // index of the group's first node in its graph
-  std::int32_t layer;         // -1 outside the layers
-  std::uint32_t n_fused;      // graph nodes executed as one: 1 unless fused
-  double flops;               // a multiply and an add count two
-  double bytes_read;          // by measuring.md, "bytes of an op"
+  std::uint32_t node;     // index of the group's first node in its graph
+  std::int32_t layer;     // -1 outside the layers
+  std::uint32_t n_fused;  // graph nodes executed as one: 1 unless fused
+  double flops;           // a multiply and an add count two
+  double bytes_read;      // docs/op_costs.md
   double bytes_written;
-  char dtype[16];             // of the result
-  char src_dtype[3][16];      // of the first three sources
-  std::int64_t shape[4];      // of the result, slowest axis first, leading ones kept
+  char dtype[16];         // of the result
+  char src_dtype[3][16];  // of the first three sources
+  std::int64_t shape[4];  // of the result, slowest axis first, leading ones kept
   std::int64_t src_shape[3][4];
-  char op[64];                // name of the graph node that holds the result
-  char weight[64];            // name of the weight it reads, if any
-  char op_type[32];           // MUL_MAT; fused ops joined by '+'
+  char op[64];       // name of the graph node that holds the result
+  char weight[64];   // name of the weight it reads, if any
+  char op_type[32];  // MUL_MAT; fused ops joined by '+'
   char module[16];
   char backend[16];
-  char buffer[32];            // buffer type of the weight, or of the result where there is none
+  char buffer[32];  // buffer type of the weight, or of the result where there is none
 };
 static_assert(sizeof(OpDefinition) == 456);
 
 /// One group on one thread. On the main thread (0) the groups of a graph follow each other without overlap.
 struct OpRecord {
   std::int64_t start_ns;
-  std::int64_t compute_ns;    // start to end of the kernel on this thread
-  std::int64_t wait_ns;       // from there to the end of the barrier
-  std::uint32_t op;           // row of the op definitions
-  std::uint32_t graph;        // row of the graphs table; kNone for host ops (tokenise, sample)
-  std::uint32_t token;        // row of the tokens table
+  std::int64_t compute_ns;  // start to end of the kernel on this thread
+  std::int64_t wait_ns;     // from there until the last thread has ended the group
+  std::uint32_t op;         // row of the op definitions
+  std::uint32_t graph;      // row of the graphs table; kNone for host ops (tokenise, sample)
+  std::uint32_t token;      // row of the tokens table
   std::uint16_t thread;
-  std::uint16_t flags;        // none yet
+  std::uint16_t flags;  // none yet
 };
 static_assert(sizeof(OpRecord) == 40);
 
-/// One interleaved pair: the same step with op recording off and on, in random order.
+/// One interleaved pair: two prefills, or two decode steps in a row, with op recording off and on in random order.
 struct OverheadRecord {
-  std::uint16_t phase;        // kPrefill or kDecode
-  std::uint16_t on_first;     // 1 if the recorded step ran first
+  std::uint16_t phase;     // kPrefill or kDecode
+  std::uint16_t on_first;  // 1 if the recorded step ran first
   std::uint32_t n_tokens;
   std::int64_t off_ns;
   std::int64_t on_ns;

@@ -38,7 +38,8 @@ template <typename Record>
 std::vector<Record> records_of(const TraceContents& trace, ChunkKind kind) {
   std::vector<Record> records;
   for (const TraceChunk& chunk : trace.chunks) {
-    if (chunk.header.kind != static_cast<std::uint32_t>(kind)) continue;
+    if (chunk.header.kind != static_cast<std::uint32_t>(kind))
+      continue;
     const std::size_t stride = chunk.header.record_bytes;
     for (std::uint32_t i = 0; i < chunk.header.record_count; ++i) {
       Record record{};

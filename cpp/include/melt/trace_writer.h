@@ -45,6 +45,9 @@ class TraceWriter {
   /// Writes a JSON object; readers merge it into the trace's metadata.
   void write_metadata(std::string_view json);
 
+  /// Hands what has been written to the system: it survives the end of this process. Raises: Error(kIo).
+  void flush() { sink_.flush(); }
+
   /// Writes the kEnd chunk and flushes. Further writes raise Error(kInvalidArgument).
   void finish();
 

@@ -22,14 +22,16 @@ constexpr Entry kRuntimes[] = {
 
 std::vector<std::string> runtime_names() {
   std::vector<std::string> names;
-  for (const Entry& entry : kRuntimes) names.emplace_back(entry.name);
+  for (const Entry& entry : kRuntimes)
+    names.emplace_back(entry.name);
   return names;
 }
 
 std::unique_ptr<Runtime> make_runtime(const std::string& name) {
   std::string names;
   for (const Entry& entry : kRuntimes) {
-    if (name == entry.name) return entry.make();
+    if (name == entry.name)
+      return entry.make();
     names += (names.empty() ? "" : ", ") + std::string(entry.name);
   }
   throw Error(ErrorKind::kInvalidArgument, "unknown runtime \"" + name + "\": this build has " + names);

@@ -21,17 +21,20 @@ class ByteText final : public TextCodec {
  public:
   std::vector<std::int32_t> encode(std::string_view text, bool, bool) const override {
     std::vector<std::int32_t> ids;
-    for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+    for (const char c : text)
+      ids.push_back(static_cast<unsigned char>(c));
     return ids;
   }
   std::string decode(const std::vector<std::int32_t>& ids) const override {
     std::string text;
-    for (const std::int32_t id : ids) text += static_cast<char>(id);
+    for (const std::int32_t id : ids)
+      text += static_cast<char>(id);
     return text;
   }
   std::string format_chat(const std::vector<ChatMessage>& messages) const override {
     std::string text;
-    for (const ChatMessage& message : messages) text += message.role + ": " + message.content + "\n";
+    for (const ChatMessage& message : messages)
+      text += message.role + ": " + message.content + "\n";
     return text + "assistant: ";
   }
   bool is_end_of_text(std::int32_t id) const override { return id == kEndOfText; }
@@ -65,7 +68,7 @@ class Barrier {
 class SyntheticOps final : public OpSource {
  public:
   explicit SyntheticOps(const SyntheticModel& model) : model_(model) {}
-  void start(OpRecorder& recorder) override { recorder_ = &recorder; }
+  void start(OpRecorder& recorder) noexcept override { recorder_ = &recorder; }
   void stop() noexcept override { recorder_ = nullptr; }
   void clear() override {}
   std::size_t groups_hint() const noexcept override { return model_.groups_per_graph(); }
@@ -95,7 +98,8 @@ std::vector<OpDefinition> SyntheticOps::describe(std::uint32_t, const std::vecto
     set_text(definition.backend, "CPU");
     set_text(definition.buffer, "none");
     set_text(definition.dtype, "f32");
-    for (std::int64_t& extent : definition.shape) extent = 1;
+    for (std::int64_t& extent : definition.shape)
+      extent = 1;
     definitions.push_back(definition);
   }
   return definitions;
@@ -128,9 +132,12 @@ class SyntheticSession final : public Session {
       throw Error(ErrorKind::kInvalidArgument, std::to_string(n) + " tokens in one evaluation: 1 to n_batch = " +
                                                    std::to_string(info_.n_batch) + " are possible");
     }
-    if (n > info_.n_ctx - n_past_) return EvalStatus::kContextFull;
-    if (++n_evaluations_ == model_.fail_at) throw Error(ErrorKind::kRuntime, "synthetic failure, as described");
-    for (std::size_t i = 0; i < n; ++i) state_ = state_ * 31 + static_cast<std::uint32_t>(ids[i]);
+    if (n > info_.n_ctx - n_past_)
+      return EvalStatus::kContextFull;
+    if (++n_evaluations_ == model_.fail_at)
+      throw Error(ErrorKind::kRuntime, "synthetic failure, as described");
+    for (std::size_t i = 0; i < n; ++i)
+      state_ = state_ * 31 + static_cast<std::uint32_t>(ids[i]);
     model_.simulated_clock ? run_simulated(n) : run_on_host(n);
     n_past_ += static_cast<std::uint32_t>(n);
     return cancelled() ? EvalStatus::kCancelled : EvalStatus::kOk;
@@ -154,7 +161,8 @@ class SyntheticSession final : public Session {
     OpRecorder* recorder = ops_.recorder();
     if (recorder != nullptr) {
       recorder->graph_begin(0, clock.ticks());
-      for (unsigned i = 0; i < options_.n_threads; ++i) recorder->rings()[i].thread_begin = clock.ticks();
+      for (unsigned i = 0; i < options_.n_threads; ++i)
+        recorder->rings()[i].thread_begin = clock.ticks();
     }
     for (std::uint32_t group = 0; group < model_.groups_per_graph() && !cancelled(); ++group) {
       std::int64_t longest = 0;
@@ -167,7 +175,8 @@ class SyntheticSession final : public Session {
       }
       clock.advance_ns(longest);
     }
-    if (recorder != nullptr) recorder->graph_end(options_.n_threads, clock.ticks(), cancelled());
+    if (recorder != nullptr)
+      recorder->graph_end(options_.n_threads, clock.ticks(), cancelled());
   }
 
   void run_on_host(std::size_t n_tokens) {
@@ -180,23 +189,30 @@ class SyntheticSession final : public Session {
       std::int64_t start = barrier.meet(clock_.steady_ns()) + kStartNs;
       while (clock_.steady_ns() < start) {
       }
-      if (ring != nullptr) ring->thread_begin = clock_.ticks();
+      if (ring != nullptr)
+        ring->thread_begin = clock_.ticks();
       for (std::uint32_t group = 0; group < model_.groups_per_graph() && !stop.load(); ++group) {
         const std::int64_t end = start + model_.duration_ns(group, thread, n_tokens);
         std::int64_t now = 0;
         while ((now = clock_.steady_ns()) < end) {
         }
-        if (ring != nullptr) stamp(*ring, clock_.ticks(), model_.nodes(group));
-        if (thread == 0 && cancelled()) stop.store(true);
+        if (ring != nullptr)
+          stamp(*ring, clock_.ticks(), model_.nodes(group));
+        if (thread == 0 && cancelled())
+          stop.store(true);
         start = barrier.meet(now);
       }
     };
     std::vector<std::thread> workers;
-    for (std::uint32_t i = 1; i < options_.n_threads; ++i) workers.emplace_back(work, i);
-    if (recorder != nullptr) recorder->graph_begin(0, clock_.ticks());
+    for (std::uint32_t i = 1; i < options_.n_threads; ++i)
+      workers.emplace_back(work, i);
+    if (recorder != nullptr)
+      recorder->graph_begin(0, clock_.ticks());
     work(0);
-    if (recorder != nullptr) recorder->graph_end(options_.n_threads, clock_.ticks(), cancelled());
-    for (std::thread& worker : workers) worker.join();
+    if (recorder != nullptr)
+      recorder->graph_end(options_.n_threads, clock_.ticks(), cancelled());
+    for (std::thread& worker : workers)
+      worker.join();
   }
 
   SyntheticModel model_;
@@ -215,7 +231,8 @@ class SyntheticRuntime final : public Runtime {
   std::string name() const override { return "synthetic"; }
   std::vector<std::pair<std::string, std::string>> details() const override { return {}; }
   std::unique_ptr<Clock> make_clock(const ModelOptions& options) const override {
-    if (SyntheticModel::parse(options.path).simulated_clock) return std::make_unique<SimulatedClock>();
+    if (SyntheticModel::parse(options.path).simulated_clock)
+      return std::make_unique<SimulatedClock>();
     return make_host_clock();
   }
   std::unique_ptr<Session> load(const ModelOptions& options, Clock& clock) const override {
@@ -270,6 +287,8 @@ NodeRange SyntheticModel::nodes(std::uint32_t group) const {
   return {first, fused ? first + 1 : first};
 }
 
-std::unique_ptr<Runtime> make_synthetic_runtime() { return std::make_unique<SyntheticRuntime>(); }
+std::unique_ptr<Runtime> make_synthetic_runtime() {
+  return std::make_unique<SyntheticRuntime>();
+}
 
 }  // namespace melt

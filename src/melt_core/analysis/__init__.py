@@ -1,1 +1,1 @@
-"""From tables to figures: groups, medians, intervals. Every definition is docs/measuring.md's, none is made up here."""
+"""From tables to figures: groups, medians, intervals, as docs/measuring_honestly.md defines them."""

@@ -1,7 +1,7 @@
 """`key_averages`: where the time goes, per op type, layer, module and so on, in one pass over the op records.
 
-Definitions (measuring.md): on the main thread (0) the groups of a graph follow each other without overlap, so the
-sum of its compute and wait times is the wall time of the graph. Hence, per key:
+Definitions (docs/measuring_honestly.md): on the main thread (0) the groups of a graph follow each other without
+overlap, so the sum of its compute and wait times is the wall time of the graph. Hence, per key:
 
 - count: groups executed (records of the main thread)
 - wall_ns: compute + wait on the main thread; share: its part of all keys' wall_ns

@@ -1,7 +1,7 @@
 """`Summary`: the key figures of a trace, each a `Stat` over the measured runs or missing with its reason.
 
-Definitions are those of docs/measuring.md. Warm-up runs never count; runs that were cancelled or failed count only
-where nothing else is there. What is missing is None here and null in JSON, with the reason under `missing`.
+Definitions are those of docs/measuring_honestly.md. Warm-up runs never count; runs that were cancelled or failed
+count only where nothing else is there. What is missing is None here and null in JSON, with the reason under `missing`.
 """
 
 from __future__ import annotations

@@ -32,23 +32,15 @@ def run_list(args: argparse.Namespace) -> int:
     """Prints the catalogue."""
     from melt_core.models import CATALOG, cached_path
 
-    rows = [
-        {
-            "name": model.name,
-            "alias": model.alias,
-            "quantization": model.quantization,
-            "size_bytes": model.size_bytes,
-            "licence": model.licence,
-            "fetched": cached_path(model).exists(),
-        }
-        for model in CATALOG
-    ]
+    fetched = {model.name: cached_path(model).exists() for model in CATALOG}
     if args.json:
-        print_json(rows)
+        names = ("name", "alias", "quantization", "size_bytes", "licence")
+        print_json([{n: getattr(model, n) for n in names} | {"fetched": fetched[model.name]} for model in CATALOG])
         return 0
-    for row in rows:
-        state = "fetched" if row["fetched"] else "not fetched"
-        print(f"{row['alias']:<8} {row['name']:<32} {int(row['size_bytes']) / 1e6:>6.0f} MB  {row['licence']}, {state}")
+    for model in CATALOG:
+        state = "fetched" if fetched[model.name] else "not fetched"
+        size = f"{model.size_bytes / 1e6:.0f} MB"
+        print(f"{model.alias:<8} {model.name:<30} {size:>7}  {model.licence}, {state}")
     return 0
 
 

@@ -26,7 +26,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("model", metavar="MODEL", help="a GGUF file, or a name from `melt models list`, such as demo")
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", metavar="TEXT", help="evaluate this text")
-    prompt.add_argument("--prompt-tokens", type=int, metavar="N", help="evaluate N random tokens and ignore end-of-text")
+    prompt.add_argument("--prompt-tokens", type=int, metavar="N", help="evaluate N random tokens, ignore end-of-text")
+    prompt.add_argument("--prompt-from", metavar="T.melt", help="replay the prompt's token ids from a trace")
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat format")
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="output tokens (default: 128)")
     parser.add_argument("--ignore-eos", action="store_true", help="go on after the end-of-text token")
@@ -79,16 +80,19 @@ def _profile(args: argparse.Namespace, output: Path) -> Any:
 
     model = args.model if args.runtime == "synthetic" else str(resolve(args.model))
     _check_writable(output)
-    has_prompt = args.prompt is not None
-    if args.chat and not has_prompt:
+    if args.chat and args.prompt is None:
         raise InvalidArgumentError("--chat needs --prompt TEXT")
+    prompt_tokens = args.prompt_tokens
+    if args.prompt is None and args.prompt_from is None and prompt_tokens is None:
+        prompt_tokens = DEFAULT_PROMPT_TOKENS
     request = ProfileRequest(
         model=model,
         output=str(output),
         runtime=args.runtime,
         prompt=args.prompt,
         chat=args.chat,
-        prompt_tokens=None if has_prompt else DEFAULT_PROMPT_TOKENS if args.prompt_tokens is None else args.prompt_tokens,
+        prompt_ids=None if args.prompt_from is None else _prompt_of(args.prompt_from),
+        prompt_tokens=prompt_tokens,
         max_tokens=args.max_tokens,
         temperature=args.temperature,
         seed=args.seed,
@@ -109,12 +113,24 @@ def _profile(args: argparse.Namespace, output: Path) -> Any:
         return profile_in_child(request, on_event=lambda event: _show(progress, event))
 
 
+def _prompt_of(path: str) -> tuple[int, ...]:
+    """Returns the prompt of a trace's first run."""
+    from melt_core.trace import Trace
+
+    prompts = Trace.open(path).prompts
+    if not len(prompts):
+        raise InvalidArgumentError(f"{path} has no prompt to replay")
+    first = prompts["run"] == prompts["run"][0]
+    return tuple(int(token) for token in prompts["token_id"][first])
+
+
 def _show(progress: Progress, event: dict[str, Any]) -> None:
     if event["event"] == "load":
         progress.update("loading the model", event["done"])
     elif event["event"] == "repetition":
-        progress.update(f"repetition {min(event['done'] + 1, event['total'])}/{event['total']}",
-                        event["done"] / event["total"])
+        progress.update(
+            f"repetition {min(event['done'] + 1, event['total'])}/{event['total']}", event["done"] / event["total"]
+        )
 
 
 def _check_writable(output: Path) -> None:

@@ -49,8 +49,12 @@ def examine(sysfs: Path = Path("/sys"), procfs: Path = Path("/proc")) -> list[Fi
 def _machine() -> Finding:
     device, build = device_info(), build_info()
     cpu = device.get("cpu_model", platform.machine())
-    return Finding("machine", "ok", f"{cpu}, {device['os']}; core {build['version']} built by {build['compiler']} "
-                   f"for {build['instructions']} instructions")
+    return Finding(
+        "machine",
+        "ok",
+        f"{cpu}, {device['os']}; core {build['version']} built by {build['compiler']} "
+        f"for {build['instructions']} instructions",
+    )
 
 
 def _runtimes() -> list[Finding]:
@@ -72,8 +76,12 @@ def _cpus() -> Finding:
     usable, load = usable_cpus(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     free = usable - load
     if free < 1:
-        return Finding("CPUs", "limited", f"{usable} usable, but the load is {load:.1f}: threads that spin in a "
-                       "barrier will wait for each other; end other work first")
+        return Finding(
+            "CPUs",
+            "limited",
+            f"{usable} usable, but the load is {load:.1f}: threads that spin in a "
+            "barrier will wait for each other; end other work first",
+        )
     return Finding("CPUs", "ok", f"{usable} usable, load {load:.1f}")
 
 
@@ -84,8 +92,11 @@ def _frequency(sysfs: Path) -> Finding:
     except OSError:
         return Finding("CPU frequency", "absent", f"{policy} is not there: a virtual machine, or a kernel without it")
     if governor != "performance":
-        return Finding("CPU frequency", "limited", f'governor "{governor}" changes it during a run; "performance" '
-                       "gives steadier numbers")
+        return Finding(
+            "CPU frequency",
+            "limited",
+            f'governor "{governor}" changes it during a run; "performance" gives steadier numbers',
+        )
     return Finding("CPU frequency", "ok", 'governor "performance"')
 
 

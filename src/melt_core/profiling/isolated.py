@@ -5,6 +5,7 @@ ggml ends the process on some damaged files and failed checks; the command line 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -74,12 +75,11 @@ def _converse(
     child: subprocess.Popen[str], request: ProfileRequest, on_event: Callable[[dict[str, Any]], None] | None
 ) -> dict[str, Any]:
     """Sends the request and returns the child's last event, or an empty one if it died before."""
-    assert child.stdin is not None and child.stdout is not None
-    try:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    with contextlib.suppress(BrokenPipeError):  # it died at once: its exit says why
         child.stdin.write(request.to_json() + "\n")
-        child.stdin.close()
-    except BrokenPipeError:
-        pass  # it died at once: its exit says why
+        child.stdin.flush()  # left open: when we die it closes, and the child ends its run
     last: dict[str, Any] = {}
     for line in child.stdout:
         last = json.loads(line)
@@ -93,18 +93,18 @@ def _end(child: subprocess.Popen[str]) -> None:
     """Passes Ctrl-C on and gives the child time to complete its trace."""
     if child.poll() is None:
         child.send_signal(signal.SIGINT)
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(timeout=GRACE_S)
-    except subprocess.TimeoutExpired:
-        pass
 
 
 def _kill(child: subprocess.Popen[str]) -> None:
     if child.poll() is None:
         child.kill()
         child.wait()
-    if child.stdout is not None:
-        child.stdout.close()
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
 
 def _error_of(event: dict[str, Any]) -> MeltError:

@@ -12,6 +12,7 @@ Example:
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from melt_core.errors import InvalidArgumentError
+from melt_core.runtime.checks import checked_ids, checked_number, checked_text
 from melt_core.runtime.core import _core
 from melt_core.runtime.session import LLM
 from melt_core.trace import Trace
@@ -73,11 +75,11 @@ class Profiler:
         self._trace: Trace | None = None
         self._core = _core.Profiler(
             llm._session,
-            self._path,
+            os.fsencode(self._path),
             levels=level_mask(levels),
-            metadata_json=json.dumps(dict(metadata or {})),
-            ring_stamps=ring_stamps,
-            log_bytes=log_bytes,
+            metadata_json=_metadata_json(metadata or {}),
+            ring_stamps=checked_number("ring_stamps", ring_stamps, low=1, high=1 << 24),
+            log_bytes=checked_number("log_bytes", log_bytes, high=1 << 40),
         )
 
     def run(
@@ -114,19 +116,20 @@ class Profiler:
 
         Raises:
             InvalidArgumentError: An argument is out of range, or the prompt does not fit the context.
-            BusyError: The model is running in another thread, or another session of this process records ops.
+            BusyError: The model is running in another thread.
             RuntimeFailedError: The runtime failed; repetitions before it are in the trace.
             StorageError: The trace could not be written; what was written before is readable.
         """
-        ids = [] if isinstance(prompt, str) else [int(token) for token in prompt]
+        ids = [] if isinstance(prompt, str) else checked_ids(prompt)
         if not isinstance(prompt, str) and not ids:
             raise InvalidArgumentError("the prompt is empty: give at least one token")
-        counts = {"max_tokens": max_tokens, "repeats": repeats, "warmup": warmup, "seed": seed}
+        counts = {"max_tokens": max_tokens, "repeats": repeats, "warmup": warmup, "seed": seed, "top_k": top_k}
         for name, value in counts.items():
-            if not 0 <= value < 2**31:
-                raise InvalidArgumentError(f"{name} is {value}: give a number from 0 to {2**31 - 1}")
+            checked_number(name, value)
+        if not 0.0 <= overhead_budget_s < float("inf"):  # NaN is not either
+            raise InvalidArgumentError(f"overhead_budget_s is {overhead_budget_s}: give seconds, 0 or more")
         options = _core.RunOptions(
-            prompt=prompt if isinstance(prompt, str) else "",
+            prompt=checked_text(prompt) if isinstance(prompt, str) else "",
             parse_special=True,
             prompt_ids=ids,
             max_tokens=max_tokens,
@@ -183,6 +186,13 @@ class Profiler:
             self._folder = None
 
 
+def _metadata_json(metadata: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(metadata), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"the metadata cannot be written as JSON: {error}") from error
+
+
 def level_mask(levels: Sequence[str]) -> int:
     """Returns the core's bit mask for level names.
 
@@ -220,6 +230,4 @@ def profile(
         InvalidArgumentError: A level is unknown or the runtime cannot record it.
         StorageError: `output` cannot be written.
     """
-    return Profiler(
-        llm, levels=levels, output=output, metadata=metadata, ring_stamps=ring_stamps, log_bytes=log_bytes
-    )
+    return Profiler(llm, levels=levels, output=output, metadata=metadata, ring_stamps=ring_stamps, log_bytes=log_bytes)

@@ -10,7 +10,10 @@ import hashlib
 import json
 import os
 import random
+import signal
 import sys
+import threading
+from pathlib import Path
 from typing import Any
 
 from melt_core.errors import InvalidArgumentError, MeltError
@@ -29,6 +32,7 @@ def main() -> int:
         print(json.dumps({"event": event, **values}), file=events, flush=True)
 
     request = ProfileRequest.from_json(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         send("done", **execute(request, send))
         return 0
@@ -41,10 +45,17 @@ def main() -> int:
     return 1
 
 
+def _end_with_parent() -> None:
+    """Waits for the parent's end of standard input to close, which its death does too, and ends the run."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 def execute(request: ProfileRequest, send: Any) -> dict[str, Any]:
     """Loads, profiles and unloads; the trace goes to ``request.output``."""
-    metadata = {"model_file": model_file_metadata(request)}
     with load_model(request, send) as llm:
+        metadata = {"model_file": model_file_metadata(request)}  # after the load: reading the file warms its cache
         prompt = prompt_of(request, llm)
         recording = profile(
             llm,
@@ -111,8 +122,8 @@ def prompt_of(request: ProfileRequest, llm: LLM) -> str | list[int]:
     if request.prompt_tokens is not None:
         if not 1 <= request.prompt_tokens < llm.info.n_ctx:
             raise InvalidArgumentError(
-                f"a prompt of {request.prompt_tokens} tokens: the context of {llm.info.n_ctx} takes "
-                f"1 to {llm.info.n_ctx - 1} (raise it with --ctx)"
+                f"a prompt of {request.prompt_tokens} tokens: this context takes 1 to {llm.info.n_ctx - 1} "
+                "(--ctx sets its length)"
             )
         draw = random.Random(request.seed)
         return [draw.randrange(llm.info.n_vocab) for _ in range(request.prompt_tokens)]
@@ -123,7 +134,7 @@ def prompt_of(request: ProfileRequest, llm: LLM) -> str | list[int]:
 def model_file_metadata(request: ProfileRequest) -> dict[str, Any]:
     """Returns size and SHA-256 of the model file, which tell two files of one name apart."""
     try:
-        with open(request.model, "rb") as file:
+        with Path(request.model).open("rb") as file:
             digest = hashlib.sha256()
             while block := file.read(1 << 20):
                 digest.update(block)

@@ -70,10 +70,10 @@ def overhead(ratio: float | None, interval: Sequence[float] | None) -> str:
     """Returns "0.5 % slower (95 % CI 0.2 to 0.8 %)" for a ratio of rates, recorded over not recorded."""
     if ratio is None or not math.isfinite(ratio):
         return "not measured"
+    if interval is None:
+        return f"speed ratio {ratio:.3f}, of too few pairs to tell"
     lost = (1 - ratio) * 100
     text = f"{abs(lost):.2f} % {'slower' if lost >= 0 else 'faster'}"
-    if interval is None:
-        return f"{text} (too few pairs for an interval)"
     low, high = sorted((1 - bound) * 100 for bound in interval)
     none_seen = ": no difference seen" if low <= 0 <= high else ""
     return f"{text} (95 % CI {low:+.2f} to {high:+.2f} %{none_seen})"

@@ -126,7 +126,7 @@ def format_summary(summary: Summary) -> str:
     identity = [
         ("model", _joined(summary.model, summary.quantization)),
         ("runtime", _joined(summary.runtime, summary.runtime_version)),
-        ("device", _joined(summary.device, None if summary.n_threads is None else f"{summary.n_threads} threads")),
+        ("device", _joined(summary.device, _threads(summary.n_threads))),
         ("runs", _runs_text(summary)),
     ]
     figures = [
@@ -156,6 +156,12 @@ def _joined(*parts: str | None) -> str:
     return ", ".join(known) if known else human.MISSING
 
 
+def _threads(n_threads: int | None) -> str | None:
+    if n_threads is None:
+        return None
+    return "1 thread" if n_threads == 1 else f"{n_threads} threads"
+
+
 def _runs_text(summary: Summary) -> str:
     text = f"{summary.n_runs} measured, {summary.n_warmup} warm-up"
     if summary.n_prompt is None:
@@ -166,7 +172,8 @@ def _runs_text(summary: Summary) -> str:
 def _stat(stat: Stat | None, shown: Callable[[float | None], str]) -> str:
     if stat is None:
         return human.MISSING
-    return f"{shown(stat.median):<16}{shown(stat.iqr):<12}{stat.n}"
+    spread = shown(stat.iqr) if stat.n > 1 else human.MISSING
+    return f"{shown(stat.median):<16}{spread:<12}{stat.n}"
 
 
 def _itl_text(summary: Summary) -> str:

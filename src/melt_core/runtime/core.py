@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 try:
-    from melt_core import _core
+    import melt_core._core as _core
 except ImportError as error:  # a source tree that was never built, or a module built for another Python
     raise ImportError(
         f"melt_core's compiled core cannot be imported ({error}): build it with `make setup`, "

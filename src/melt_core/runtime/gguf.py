@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike, fsencode, fspath
 
 from melt_core.runtime.core import _core
 
@@ -52,6 +52,6 @@ def read_gguf(path: str | PathLike[str]) -> GgufFile:
         ModelError: The file is missing, damaged or no GGUF file; the message says what is wrong and where.
         StorageError: The system refused to read it.
     """
-    header = _core.read_gguf(fspath(path))
+    header = _core.read_gguf(fsencode(path))
     tensors = tuple(GgufTensor(t.name, tuple(t.shape), t.type, t.size_bytes) for t in header.tensors)
     return GgufFile(fspath(path), header.version, header.file_bytes, dict(header.metadata), tensors)

@@ -16,6 +16,8 @@ from os import PathLike, fspath
 from types import TracebackType
 
 from melt_core.errors import InvalidArgumentError
+from melt_core.models import resolve
+from melt_core.runtime.checks import checked_ids, checked_number, checked_text
 from melt_core.runtime.core import _core
 
 
@@ -57,7 +59,7 @@ class LLM:
         info = self._session.info
         return ModelInfo(**{name: getattr(info, name) for name in ModelInfo.__dataclass_fields__})
 
-    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Returns the token ids of a text.
 
         Args:
@@ -65,7 +67,7 @@ class LLM:
             add_special: Whether to add the tokens that the model wants around a text, such as BOS.
             parse_special: Whether special tokens may be written in the text, as ``<|im_start|>``.
         """
-        return self._session.encode(text, add_special, parse_special)
+        return self._session.encode(checked_text(text), add_special, parse_special)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of token ids; bytes that are no whole character become U+FFFD.
@@ -73,7 +75,7 @@ class LLM:
         Raises:
             InvalidArgumentError: An id is outside the vocabulary.
         """
-        return self._session.decode(list(ids)).decode("utf-8", errors="replace")
+        return self._session.decode(checked_ids(ids)).decode("utf-8", errors="replace")
 
     def format_chat(self, messages: Sequence[tuple[str, str]]) -> str:
         """Returns (role, content) pairs in the model's own chat format, ready for the assistant's turn.
@@ -81,7 +83,7 @@ class LLM:
         Raises:
             ModelError: The model has no chat template, or one that the runtime does not know.
         """
-        return self._session.format_chat(list(messages))
+        return self._session.format_chat([(role, checked_text(content)) for role, content in messages])
 
     def cancel(self) -> None:
         """Ends the run under way between two ops. May be called from any thread."""
@@ -123,7 +125,8 @@ def load(
     process.
 
     Args:
-        model: A GGUF file, or for the synthetic runtime a description such as ``"layers=2,op_ns=50000"``.
+        model: A GGUF file; the name of a model that can be fetched, such as ``"demo"``; or for the synthetic runtime a
+            description such as ``"layers=2,op_ns=50000"``.
         runtime: One of `runtime_names`.
         device: Where to run: ``"local"``, this machine.
         n_ctx: Context length in tokens; 0 takes the model's own.
@@ -146,12 +149,11 @@ def load(
     threads = usable_cpus() if n_threads is None else n_threads
     sizes = {"n_ctx": n_ctx, "n_batch": n_batch, "n_ubatch": n_ubatch, "n_threads": threads}
     for name, value in sizes.items():
-        if not 0 <= value < 2**31:
-            raise InvalidArgumentError(f"{name} is {value}: give a number from 0 to {2**31 - 1}")
-    path = fspath(model)
+        checked_number(name, value)
+    path = fspath(model) if runtime == "synthetic" else fspath(resolve(fspath(model)))
     session = _core.Session(
         runtime,
-        path,
+        os.fsencode(path),
         n_ctx=n_ctx,
         n_batch=n_batch,
         n_ubatch=n_ubatch,

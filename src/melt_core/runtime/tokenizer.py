@@ -9,8 +9,9 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os import PathLike, fspath
+from os import PathLike, fsencode
 
+from melt_core.runtime.checks import checked_ids, checked_text
 from melt_core.runtime.core import _core
 
 
@@ -21,9 +22,9 @@ class Tokenizer:
         """Wraps a tokenizer of the core; use `load_tokenizer`."""
         self._core = core
 
-    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Returns the token ids of a text; see `LLM.encode`."""
-        return self._core.encode(text, add_special, parse_special)
+        return self._core.encode(checked_text(text), add_special, parse_special)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of token ids; bytes that are no whole character become U+FFFD.
@@ -31,7 +32,7 @@ class Tokenizer:
         Raises:
             InvalidArgumentError: An id is outside the vocabulary.
         """
-        return self._core.decode(list(ids)).decode("utf-8", errors="replace")
+        return self._core.decode(checked_ids(ids)).decode("utf-8", errors="replace")
 
 
 def load_tokenizer(model: str | PathLike[str], *, runtime: str = "llama.cpp") -> Tokenizer:
@@ -41,4 +42,4 @@ def load_tokenizer(model: str | PathLike[str], *, runtime: str = "llama.cpp") ->
         ModelError: The file is missing, damaged or has no vocabulary.
         InvalidArgumentError: This build has no such runtime.
     """
-    return Tokenizer(_core.Tokenizer(runtime, fspath(model)))
+    return Tokenizer(_core.Tokenizer(runtime, fsencode(model)))

@@ -2,8 +2,8 @@
  * The hook that third_party/patches/llama.cpp/0002-cpu-op-hooks.patch builds into ggml-cpu's node loop, and that
  * op_hooks.cpp serves. Plain C: ggml-cpu.c includes it.
  *
- * Cost when off: one NULL test per group. When on: one counter read and one 16-byte store per group and thread,
- * before the barrier (benchmarks/overhead).
+ * Cost when off: two predicted branches per group. When on: one counter read and one 16-byte store per group and
+ * thread, before the barrier (benchmarks/bench_overhead.py).
  */
 #ifndef MELT_GGML_HOOK_H
 #define MELT_GGML_HOOK_H
@@ -25,8 +25,9 @@ struct ggml_melt_hook {
   void (*graph_end)(void* user, int n_threads, int aborted);
 };
 
-/* NULL: off. Change it only while no graph is being computed. */
-extern struct ggml_melt_hook* ggml_melt_active;
+/* Of the graphs that this thread computes; NULL: off. (__thread, not thread_local: C and C++ must agree.) */
+#define MELT_THREAD_LOCAL __thread
+extern MELT_THREAD_LOCAL struct ggml_melt_hook* ggml_melt_active;
 
 #ifdef __cplusplus
 }

@@ -9,29 +9,27 @@ namespace {
 
 const double kUnknown = std::nan("");
 
+double rows(const CapturedTensor& t) {
+  return static_cast<double>(t.ne[1]) * static_cast<double>(t.ne[2]) * static_cast<double>(t.ne[3]);
+}
+
 double elements(const CapturedTensor& t) {
-  return static_cast<double>(t.ne[0]) * static_cast<double>(t.ne[1]) * static_cast<double>(t.ne[2]) *
-         static_cast<double>(t.ne[3]);
+  return static_cast<double>(t.ne[0]) * rows(t);
 }
 
-double rows(const CapturedTensor& t) { return elements(t) / static_cast<double>(t.ne[0]); }
-
-/// Bytes of the tensor's elements: not the span of a view, and not the original size of repacked weights.
 double bytes(const CapturedTensor& t) {
-  if (t.weight != nullptr && t.buffer_type != nullptr && t.weight->view_src == nullptr) {
-    const double stored = static_cast<double>(ggml_backend_buft_get_alloc_size(t.buffer_type, t.weight));
-    const double whole = static_cast<double>(ggml_nelements(t.weight));
-    return stored * elements(t) / whole;
-  }
-  return static_cast<double>(ggml_row_size(t.type, t.ne[0])) * rows(t);
+  return tensor_bytes(t);
 }
 
-double row_bytes(const CapturedTensor& t) { return bytes(t) / rows(t); }
+double row_bytes(const CapturedTensor& t) {
+  return bytes(t) / rows(t);
+}
 
 /// Every source read once, the result written once.
 OpCost streaming(const CapturedNode& node, const CapturedTensor* src, double flops) {
   double read = 0;
-  for (std::uint32_t i = 0; i < node.n_sources; ++i) read += bytes(src[i]);
+  for (std::uint32_t i = 0; i < node.n_sources; ++i)
+    read += bytes(src[i]);
   return {flops, read, bytes(node.tensor)};
 }
 
@@ -83,18 +81,40 @@ OpCost causal_convolution(const CapturedNode& node, const CapturedTensor* src) {
 /// FLOPs per element of the result where that is all there is to it; negative: none of these.
 double flops_per_element(const CapturedNode& node) {
   switch (node.tensor.op) {
-    case GGML_OP_DUP: case GGML_OP_CPY: case GGML_OP_CONT: case GGML_OP_CONCAT: case GGML_OP_REPEAT:
-    case GGML_OP_PAD: case GGML_OP_FILL: case GGML_OP_ARGSORT: case GGML_OP_TOP_K: case GGML_OP_DIAG_MASK_INF:
+    case GGML_OP_DUP:
+    case GGML_OP_CPY:
+    case GGML_OP_CONT:
+    case GGML_OP_CONCAT:
+    case GGML_OP_REPEAT:
+    case GGML_OP_PAD:
+    case GGML_OP_FILL:
+    case GGML_OP_ARGSORT:
+    case GGML_OP_TOP_K:
+    case GGML_OP_DIAG_MASK_INF:
       return 0;
-    case GGML_OP_ADD: case GGML_OP_ADD1: case GGML_OP_ADD_ID: case GGML_OP_SUB: case GGML_OP_MUL: case GGML_OP_DIV:
-    case GGML_OP_SQR: case GGML_OP_SQRT: case GGML_OP_LOG: case GGML_OP_SIN: case GGML_OP_COS: case GGML_OP_CLAMP:
+    case GGML_OP_ADD:
+    case GGML_OP_ADD1:
+    case GGML_OP_ADD_ID:
+    case GGML_OP_SUB:
+    case GGML_OP_MUL:
+    case GGML_OP_DIV:
+    case GGML_OP_SQR:
+    case GGML_OP_SQRT:
+    case GGML_OP_LOG:
+    case GGML_OP_SIN:
+    case GGML_OP_COS:
+    case GGML_OP_CLAMP:
     case GGML_OP_CUMSUM:
       return 1;
     case GGML_OP_SCALE:
       return 2;  // s x + b
-    case GGML_OP_RMS_NORM: case GGML_OP_L2_NORM: case GGML_OP_ROPE:
+    case GGML_OP_RMS_NORM:
+    case GGML_OP_L2_NORM:
+    case GGML_OP_ROPE:
       return 3;  // square, sum, scale; a rotation is 6 for a pair
-    case GGML_OP_NORM: case GGML_OP_GROUP_NORM: case GGML_OP_SOFT_MAX:
+    case GGML_OP_NORM:
+    case GGML_OP_GROUP_NORM:
+    case GGML_OP_SOFT_MAX:
       return 5;  // mean, difference, square, sum, scale; scale, maximum, difference, exponential and sum, quotient
     case GGML_OP_UNARY:
       return 1;  // one function value, whatever it costs to evaluate
@@ -107,23 +127,44 @@ double flops_per_element(const CapturedNode& node) {
 
 }  // namespace
 
+double tensor_bytes(const CapturedTensor& t) {
+  if (t.weight != nullptr && t.buffer_type != nullptr && t.weight->view_src == nullptr) {
+    const double stored = static_cast<double>(ggml_backend_buft_get_alloc_size(t.buffer_type, t.weight));
+    const double whole = static_cast<double>(ggml_nelements(t.weight));
+    return stored * elements(t) / whole;
+  }
+  return static_cast<double>(ggml_row_size(t.type, t.ne[0])) * rows(t);
+}
+
 OpCost cost_of(const CapturedNode& node, const CapturedTensor* src) {
   switch (node.tensor.op) {
-    case GGML_OP_MUL_MAT: return matrix_product(node, src);
-    case GGML_OP_MUL_MAT_ID: return expert_product(node, src);
-    case GGML_OP_FLASH_ATTN_EXT: return flash_attention(node, src);
-    case GGML_OP_GET_ROWS: return row_lookup(node, src);
-    case GGML_OP_SET_ROWS: return row_store(node, src);
-    case GGML_OP_SSM_SCAN: return selective_scan(node, src);
-    case GGML_OP_SSM_CONV: return causal_convolution(node, src);
-    case GGML_OP_SUM_ROWS: case GGML_OP_SUM: case GGML_OP_MEAN: case GGML_OP_ARGMAX:
+    case GGML_OP_MUL_MAT:
+      return matrix_product(node, src);
+    case GGML_OP_MUL_MAT_ID:
+      return expert_product(node, src);
+    case GGML_OP_FLASH_ATTN_EXT:
+      return flash_attention(node, src);
+    case GGML_OP_GET_ROWS:
+      return row_lookup(node, src);
+    case GGML_OP_SET_ROWS:
+      return row_store(node, src);
+    case GGML_OP_SSM_SCAN:
+      return selective_scan(node, src);
+    case GGML_OP_SSM_CONV:
+      return causal_convolution(node, src);
+    case GGML_OP_SUM_ROWS:
+    case GGML_OP_SUM:
+    case GGML_OP_MEAN:
+    case GGML_OP_ARGMAX:
       return streaming(node, src, elements(src[0]));
     case GGML_OP_CPY:  // its second source is where it writes to
       return {0.0, bytes(src[0]), bytes(node.tensor)};
-    default: break;
+    default:
+      break;
   }
   const double per_element = flops_per_element(node);
-  if (per_element < 0) return {kUnknown, kUnknown, kUnknown};
+  if (per_element < 0)
+    return {kUnknown, kUnknown, kUnknown};
   return streaming(node, src, per_element * elements(node.tensor));
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// FLOPs and bytes of an op, from its shapes and types (measuring.md): a multiply and an add count two; bytes are what
-// the kernel must read and write once. docs/op_costs.md states the formulas. NaN: this op has none.
+// FLOPs and bytes of an op, from its shapes and types (docs/op_costs.md): a multiply and an add count two; bytes are
+// what the kernel must read and write once. NaN: this op has no formula.
 #pragma once
 
 #include "topology.h"
@@ -14,5 +14,8 @@ struct OpCost {
 };
 
 OpCost cost_of(const CapturedNode& node, const CapturedTensor* sources);
+
+/// Bytes of a tensor's elements: not the span of a view, and the real size of repacked weights.
+double tensor_bytes(const CapturedTensor& tensor);
 
 }  // namespace melt::llama_cpp

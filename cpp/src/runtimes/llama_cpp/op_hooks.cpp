@@ -2,13 +2,10 @@
 #include "op_hooks.h"
 
 #include <algorithm>
-#include <cstdio>
-#include <mutex>
 #include <string>
 #include <unordered_map>
 
 #include "attribution.h"
-#include "melt/error.h"
 #include "op_cost.h"
 
 namespace melt::llama_cpp {
@@ -16,16 +13,17 @@ namespace {
 
 constexpr std::size_t kTopologiesAtOnce = 12;  // of one run: a decode graph for each 256 tokens of context, prefills
 
-std::mutex hook_mutex;  // guards the change of ggml_melt_active, of which ggml has one
-
 std::string op_type_of(const CapturedNode& node) {
-  if (node.tensor.op == GGML_OP_UNARY) return ggml_unary_op_name(static_cast<ggml_unary_op>(node.op_params[0]));
-  if (node.tensor.op == GGML_OP_GLU) return ggml_glu_op_name(static_cast<ggml_glu_op>(node.op_params[0]));
+  if (node.tensor.op == GGML_OP_UNARY)
+    return ggml_unary_op_name(static_cast<ggml_unary_op>(node.op_params[0]));
+  if (node.tensor.op == GGML_OP_GLU)
+    return ggml_glu_op_name(static_cast<ggml_glu_op>(node.op_params[0]));
   return ggml_op_name(node.tensor.op);
 }
 
 void set_shape(std::int64_t (&shape)[4], const CapturedTensor& tensor) {
-  for (int axis = 0; axis < 4; ++axis) shape[axis] = tensor.ne[3 - axis];  // ggml's ne[0] is the fastest axis
+  for (int axis = 0; axis < 4; ++axis)
+    shape[axis] = tensor.ne[3 - axis];  // ggml's ne[0] is the fastest axis
 }
 
 const char* buffer_name(const CapturedTensor& tensor) {
@@ -39,12 +37,11 @@ void add_node(OpDefinition& definition, const CapturedNode& node, const Captured
   definition.flops += cost.flops;
   definition.bytes_read += cost.bytes_read;
   definition.bytes_written = cost.bytes_written;
-  if (before == nullptr) return;
+  if (before == nullptr)
+    return;
   for (std::uint32_t i = 0; i < node.n_sources; ++i) {
-    if (sources[i].root == before->tensor.root) {
-      definition.bytes_read -= cost_of(*before, sources).bytes_written;
-      break;
-    }
+    if (sources[i].root == before->tensor.root)
+      definition.bytes_read -= tensor_bytes(sources[i]);
   }
 }
 
@@ -57,15 +54,11 @@ OpHooks::OpHooks(std::size_t nodes_hint) : nodes_hint_(nodes_hint) {
   clear();
 }
 
-OpHooks::~OpHooks() { stop(); }
+OpHooks::~OpHooks() {
+  stop();
+}
 
-void OpHooks::start(OpRecorder& recorder) {
-  const std::lock_guard<std::mutex> guard(hook_mutex);
-  if (ggml_melt_active != nullptr && ggml_melt_active != &hook_) {
-    throw Error(ErrorKind::kBusy,
-                "another llama.cpp session of this process is recording ops: run one after the other, or in processes "
-                "of their own");
-  }
+void OpHooks::start(OpRecorder& recorder) noexcept {
   recorder_ = &recorder;
   hook_.rings = recorder.rings();
   hook_.n_rings = static_cast<int>(recorder.n_rings());
@@ -73,8 +66,8 @@ void OpHooks::start(OpRecorder& recorder) {
 }
 
 void OpHooks::stop() noexcept {
-  const std::lock_guard<std::mutex> guard(hook_mutex);
-  if (ggml_melt_active == &hook_) ggml_melt_active = nullptr;
+  if (ggml_melt_active == &hook_)
+    ggml_melt_active = nullptr;
 }
 
 void OpHooks::clear() {
@@ -101,7 +94,8 @@ std::vector<OpDefinition> OpHooks::describe(std::uint32_t slot, const std::vecto
   const Topology topology = topologies_.at(slot);
   const std::vector<Attribution> attributions = attribute(topology);
   std::unordered_map<std::uint32_t, std::uint32_t> row_of_index;
-  for (std::uint32_t i = 0; i < topology.n_nodes; ++i) row_of_index[topology.nodes[i].index] = i;
+  for (std::uint32_t i = 0; i < topology.n_nodes; ++i)
+    row_of_index[topology.nodes[i].index] = i;
 
   std::vector<OpDefinition> definitions;
   definitions.reserve(groups.size());
@@ -111,7 +105,8 @@ std::vector<OpDefinition> OpHooks::describe(std::uint32_t slot, const std::vecto
     const CapturedNode* before = nullptr;
     for (std::uint32_t index = first; index <= last; ++index) {
       const auto found = row_of_index.find(index);
-      if (found == row_of_index.end()) continue;  // a view between fused nodes
+      if (found == row_of_index.end())
+        continue;  // a view between fused nodes
       const CapturedNode& node = topology.nodes[found->second];
       add_node(definition, node, topology.sources(node), before);
       op_type += (op_type.empty() ? "" : "+") + op_type_of(node);
@@ -137,11 +132,13 @@ std::vector<OpDefinition> OpHooks::describe(std::uint32_t slot, const std::vecto
     }
     for (std::uint32_t index = first; index <= last; ++index) {
       const auto found = row_of_index.find(index);
-      if (found == row_of_index.end()) continue;
+      if (found == row_of_index.end())
+        continue;
       const CapturedNode& node = topology.nodes[found->second];
       for (std::uint32_t i = 0; i < node.n_sources; ++i) {
         const CapturedTensor& source = topology.sources(node)[i];
-        if (source.weight == nullptr) continue;
+        if (source.weight == nullptr)
+          continue;
         set_text(definition.weight, source.name);
         set_text(definition.buffer, buffer_name(source));
       }

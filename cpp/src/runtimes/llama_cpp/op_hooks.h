@@ -18,7 +18,7 @@ class OpHooks final : public OpSource {
   explicit OpHooks(std::size_t nodes_hint);
   ~OpHooks() override;
 
-  void start(OpRecorder& recorder) override;
+  void start(OpRecorder& recorder) noexcept override;
   void stop() noexcept override;
   void clear() override;
   std::vector<OpDefinition> describe(std::uint32_t slot, const std::vector<NodeRange>& groups) const override;

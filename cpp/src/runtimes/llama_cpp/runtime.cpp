@@ -34,6 +34,8 @@ class LlamaRuntime final : public Runtime {
 }  // namespace
 }  // namespace llama_cpp
 
-std::unique_ptr<Runtime> make_llama_cpp_runtime() { return std::make_unique<llama_cpp::LlamaRuntime>(); }
+std::unique_ptr<Runtime> make_llama_cpp_runtime() {
+  return std::make_unique<llama_cpp::LlamaRuntime>();
+}
 
 }  // namespace melt

@@ -24,15 +24,34 @@ std::int32_t argmax(const float* values, std::int32_t n) {
     }
   }
   float highest = *std::max_element(best, best + kLanes);
-  for (; i < n; ++i) highest = values[i] > highest ? values[i] : highest;
+  for (; i < n; ++i)
+    highest = values[i] > highest ? values[i] : highest;
   const float* found = std::find(values, values + n, highest);
   return found == values + n ? 0 : static_cast<std::int32_t>(found - values);
 }
 
-bool on_progress(float done, void* user) { return (*static_cast<const std::function<bool(float)>*>(user))(done); }
+bool on_progress(float done, void* user) {
+  return (*static_cast<const std::function<bool(float)>*>(user))(done);
+}
 
 bool should_abort(void* user) {
   return static_cast<const std::atomic<bool>*>(user)->load(std::memory_order_relaxed);
+}
+
+/// llama.cpp touches 50 bytes of bookkeeping a token before it asks for the cache itself: refuse what cannot be. At
+/// least one layer in eight of any model with attention keeps all tokens (gemma 3: one in six).
+void refuse_impossible_context(const llama_model* model, const ModelOptions& options) {
+  const double heads = llama_model_n_head_kv(model), all_heads = std::max(llama_model_n_head(model), 1);
+  const double layer_bytes = 2.0 * 2.0 * heads * llama_model_n_embd(model) / all_heads;  // K and V in f16
+  const double token_bytes = 50.0 + layer_bytes * std::ceil(llama_model_n_layer(model) / 8.0);
+  const double needed = token_bytes * options.n_ctx;
+  const auto available = static_cast<double>(available_memory());
+  if (needed > available) {
+    throw Error(ErrorKind::kOutOfMemory, "a context of " + std::to_string(options.n_ctx) + " tokens needs at least " +
+                                             std::to_string(static_cast<std::uint64_t>(needed) >> 20) + " MiB, " +
+                                             std::to_string(static_cast<std::uint64_t>(available) >> 20) +
+                                             " MiB of memory are available: give a shorter n_ctx");
+  }
 }
 
 }  // namespace
@@ -51,7 +70,8 @@ LlamaSession::LlamaSession(const ModelOptions& options) : cancel_(options.cancel
 
 LlamaSession::~LlamaSession() {
   ops_.reset();
-  if (batch_.token != nullptr) llama_batch_free(batch_);
+  if (batch_.token != nullptr)
+    llama_batch_free(batch_);
 }
 
 void LlamaSession::load_model(const ModelOptions& options) {
@@ -69,8 +89,10 @@ void LlamaSession::load_model(const ModelOptions& options) {
   params.progress_callback = on_progress;
   params.progress_callback_user_data = const_cast<std::function<bool(float)>*>(&progress);
   model_.reset(llama_model_load_from_file(options.path.c_str(), params));
-  if (cancelled) throw Error(ErrorKind::kCancelled, "loading " + options.path + " was cancelled");
-  if (!model_) throw guard.failure(ErrorKind::kModel, "llama.cpp cannot load " + options.path);
+  if (cancelled)
+    throw Error(ErrorKind::kCancelled, "loading " + options.path + " was cancelled");
+  if (!model_)
+    throw guard.failure(ErrorKind::kModel, "llama.cpp cannot load " + options.path);
 }
 
 void LlamaSession::make_context(const ModelOptions& options) {
@@ -86,6 +108,7 @@ void LlamaSession::make_context(const ModelOptions& options) {
     params.abort_callback = should_abort;
     params.abort_callback_data = const_cast<std::atomic<bool>*>(cancel_);
   }
+  refuse_impossible_context(model_.get(), options);
   context_.reset(llama_init_from_model(model_.get(), params));
   if (!context_) {
     throw guard.failure(ErrorKind::kRuntime, "no context of " + std::to_string(options.n_ctx) + " tokens for " +
@@ -94,7 +117,8 @@ void LlamaSession::make_context(const ModelOptions& options) {
   // Without a pool of its own, ggml starts and joins threads for every graph.
   ggml_threadpool_params pool = ggml_threadpool_params_default(static_cast<int>(options.n_threads));
   pool_.reset(ggml_threadpool_new(&pool));
-  if (!pool_) throw Error(ErrorKind::kRuntime, "no pool of " + std::to_string(options.n_threads) + " threads");
+  if (!pool_)
+    throw Error(ErrorKind::kRuntime, "no pool of " + std::to_string(options.n_threads) + " threads");
   llama_attach_threadpool(context_.get(), pool_.get(), nullptr);
 }
 
@@ -113,9 +137,11 @@ void LlamaSession::fill_info(const ModelOptions& options) {
   info_.n_vocab = static_cast<std::uint32_t>(llama_vocab_n_tokens(llama_model_get_vocab(model_.get())));
   info_.n_ctx_train = static_cast<std::uint32_t>(llama_model_n_ctx_train(model_.get()));
   info_.n_ctx = llama_n_ctx(context_.get());  // rounded up by llama.cpp: keep to what was asked for
-  if (options.n_ctx > 0) info_.n_ctx = std::min(info_.n_ctx, options.n_ctx);
+  if (options.n_ctx > 0)
+    info_.n_ctx = std::min(info_.n_ctx, options.n_ctx);
   info_.n_batch = llama_n_batch(context_.get());
-  if (info_.name.empty()) info_.name = options.path.substr(options.path.find_last_of('/') + 1);
+  if (info_.name.empty())
+    info_.name = options.path.substr(options.path.find_last_of('/') + 1);
 }
 
 void LlamaSession::reset(const SamplerOptions& options) {
@@ -123,7 +149,8 @@ void LlamaSession::reset(const SamplerOptions& options) {
   n_past_ = 0;
   has_logits_ = false;
   sampler_.reset();
-  if (options.temperature <= 0.0f) return;
+  if (options.temperature <= 0.0f)
+    return;
   sampler_.reset(llama_sampler_chain_init(llama_sampler_chain_default_params()));
   llama_sampler_chain_add(sampler_.get(), llama_sampler_init_top_k(options.top_k));
   llama_sampler_chain_add(sampler_.get(), llama_sampler_init_top_p(options.top_p, 1));
@@ -136,7 +163,8 @@ EvalStatus LlamaSession::evaluate(const std::int32_t* ids, std::size_t n) {
     throw Error(ErrorKind::kInvalidArgument, std::to_string(n) + " tokens in one evaluation: 1 to n_batch = " +
                                                  std::to_string(info_.n_batch) + " are possible");
   }
-  if (n > info_.n_ctx - n_past_) return EvalStatus::kContextFull;
+  if (n > info_.n_ctx - n_past_)
+    return EvalStatus::kContextFull;
   has_logits_ = false;
   batch_.n_tokens = static_cast<std::int32_t>(n);
   for (std::size_t i = 0; i < n; ++i) {
@@ -149,9 +177,12 @@ EvalStatus LlamaSession::evaluate(const std::int32_t* ids, std::size_t n) {
   const std::int32_t status = llama_decode(context_.get(), batch_);
   llama_synchronize(context_.get());
   switch (status) {
-    case 0: break;
-    case 1: return EvalStatus::kContextFull;
-    case 2: return EvalStatus::kCancelled;
+    case 0:
+      break;
+    case 1:
+      return EvalStatus::kContextFull;
+    case 2:
+      return EvalStatus::kCancelled;
     case -1:
       throw Error(ErrorKind::kInvalidArgument, "llama.cpp refused the tokens: an id is outside the vocabulary");
     default:
@@ -163,10 +194,13 @@ EvalStatus LlamaSession::evaluate(const std::int32_t* ids, std::size_t n) {
 }
 
 std::int32_t LlamaSession::sample() {
-  if (!has_logits_) throw Error(ErrorKind::kRuntime, "nothing has been evaluated: there are no logits to sample from");
-  if (sampler_) return llama_sampler_sample(sampler_.get(), context_.get(), -1);
+  if (!has_logits_)
+    throw Error(ErrorKind::kRuntime, "nothing has been evaluated: there are no logits to sample from");
+  if (sampler_)
+    return llama_sampler_sample(sampler_.get(), context_.get(), -1);
   const float* logits = llama_get_logits_ith(context_.get(), -1);
-  if (logits == nullptr) throw Error(ErrorKind::kRuntime, "llama.cpp kept no logits for the last token");
+  if (logits == nullptr)
+    throw Error(ErrorKind::kRuntime, "llama.cpp kept no logits for the last token");
   return argmax(logits, static_cast<std::int32_t>(info_.n_vocab));
 }
 

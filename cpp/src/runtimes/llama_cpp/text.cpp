@@ -27,12 +27,14 @@ std::unique_ptr<TextCodec> load_vocabulary(const std::string& path) {
   llama_model_params params = llama_model_default_params();
   params.vocab_only = true;
   Owned<llama_model> model(llama_model_load_from_file(path.c_str(), params));
-  if (!model) throw guard.failure(ErrorKind::kModel, "llama.cpp cannot load the vocabulary of " + path);
+  if (!model)
+    throw guard.failure(ErrorKind::kModel, "llama.cpp cannot load the vocabulary of " + path);
   return std::make_unique<VocabularyText>(std::move(model));
 }
 
 std::vector<std::int32_t> Text::encode(std::string_view text, bool add_special, bool parse_special) const {
-  if (text.size() > INT_MAX / 2) throw Error(ErrorKind::kInvalidArgument, "the text is longer than 1 GiB");
+  if (text.size() > INT_MAX / 2)
+    throw Error(ErrorKind::kInvalidArgument, "the text is longer than 1 GiB");
   std::vector<std::int32_t> ids(text.size() + 16);
   const auto encode_into = [&] {
     return llama_tokenize(vocab_, text.data(), static_cast<std::int32_t>(text.size()), ids.data(),
@@ -43,7 +45,8 @@ std::vector<std::int32_t> Text::encode(std::string_view text, bool add_special, 
     ids.resize(static_cast<std::size_t>(-static_cast<std::int64_t>(n)));
     n = encode_into();
   }
-  if (n < 0) throw Error(ErrorKind::kRuntime, "llama.cpp could not tokenise the text");
+  if (n < 0)
+    throw Error(ErrorKind::kRuntime, "llama.cpp could not tokenise the text");
   ids.resize(static_cast<std::size_t>(n));
   return ids;
 }
@@ -62,7 +65,8 @@ std::string Text::decode(const std::vector<std::int32_t>& ids) const {
     } else {
       std::string longer(static_cast<std::size_t>(-n), '\0');
       n = llama_token_to_piece(vocab_, id, longer.data(), -n, 0, true);
-      if (n > 0) text += longer;
+      if (n > 0)
+        text += longer;
     }
   }
   return text;

@@ -39,7 +39,9 @@ void TopologyStore::reserve(std::size_t n_nodes) {
   }
 }
 
-void TopologyStore::clear() noexcept { n_slots_ = n_nodes_ = n_sources_ = 0; }
+void TopologyStore::clear() noexcept {
+  n_slots_ = n_nodes_ = n_sources_ = 0;
+}
 
 std::uint32_t TopologyStore::slot_of(const ggml_cgraph* graph) noexcept {
   // From the back: a decode step nearly always repeats the last graph.
@@ -58,21 +60,26 @@ Topology TopologyStore::at(std::uint32_t slot) const noexcept {
 }
 
 bool TopologyStore::capture(const ggml_cgraph* graph) noexcept {
-  if (n_slots_ == kMaxSlots) return false;
+  if (n_slots_ == kMaxSlots)
+    return false;
   std::uint32_t node = n_nodes_;
   std::uint32_t source = n_sources_;
   for (int i = 0; i < graph->n_nodes; ++i) {
     const ggml_tensor* tensor = graph->nodes[i];
-    if (!is_executed(tensor)) continue;
-    if (node == nodes_.size()) return false;
+    if (!is_executed(tensor))
+      continue;
+    if (node == nodes_.size())
+      return false;
     CapturedNode& copy = nodes_[node++];
     copy.tensor = captured(tensor);
     copy.index = static_cast<std::uint32_t>(i);
     std::memcpy(copy.op_params, tensor->op_params, sizeof copy.op_params);
     copy.first_source = source;
     for (const ggml_tensor* from : tensor->src) {
-      if (from == nullptr) continue;
-      if (source == sources_.size()) return false;
+      if (from == nullptr)
+        continue;
+      if (source == sources_.size())
+        return false;
       sources_[source++] = captured(from);
     }
     copy.n_sources = source - copy.first_source;

@@ -16,36 +16,29 @@ namespace {
 
 struct SetupState {
   int depth = 0;
-  std::string log;      // errors and warnings
+  std::string errors;  // what llama.cpp logged
+  std::string warnings;
   std::string refused;  // why the last buffer was refused
 };
 thread_local SetupState setup;
 
 void on_log(ggml_log_level level, const char* text, void*) {
-  if (setup.depth == 0) return;
+  if (setup.depth == 0)
+    return;
   static thread_local ggml_log_level last = GGML_LOG_LEVEL_INFO;
-  if (level != GGML_LOG_LEVEL_CONT) last = level;
-  if ((last == GGML_LOG_LEVEL_ERROR || last == GGML_LOG_LEVEL_WARN) && setup.log.size() < 4096) setup.log += text;
+  if (level != GGML_LOG_LEVEL_CONT)
+    last = level;
+  if (last != GGML_LOG_LEVEL_ERROR && last != GGML_LOG_LEVEL_WARN)
+    return;
+  std::string& kept = last == GGML_LOG_LEVEL_ERROR ? setup.errors : setup.warnings;
+  if (kept.size() < 4096)
+    kept += text;
 }
 
 void on_abort(const char* message) {
-  if (setup.depth > 0) throw Error(ErrorKind::kModel, std::string("llama.cpp gave up: ") + message);
+  if (setup.depth > 0)
+    throw Error(ErrorKind::kModel, std::string("llama.cpp gave up: ") + message);
   std::fprintf(stderr, "melt: llama.cpp aborted: %s\n", message);  // ggml_abort ends the process next
-}
-
-/// Bytes that a new buffer may take: what the system says is available, or less if a cgroup limits us.
-std::uint64_t available_memory() {
-  std::uint64_t available = UINT64_MAX;
-  std::ifstream meminfo("/proc/meminfo");
-  for (std::string key; meminfo >> key;) {
-    std::uint64_t kb = 0;
-    if (key == "MemAvailable:" && meminfo >> kb) available = kb * 1024;
-  }
-  std::uint64_t limit = 0, used = 0;  // cgroup v2; "max" does not parse and means no limit
-  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit && std::ifstream("/sys/fs/cgroup/memory.current") >> used) {
-    available = std::min(available, limit > used ? limit - used : 0);
-  }
-  return available;
 }
 
 using AllocBuffer = ggml_backend_buffer_t (*)(ggml_backend_buffer_type_t, std::size_t);
@@ -58,15 +51,16 @@ std::map<ggml_backend_buffer_type_t, AllocBuffer>& original_alloc() {
 ggml_backend_buffer_t checked_alloc(ggml_backend_buffer_type_t type, std::size_t size) {
   const std::uint64_t available = available_memory();
   if (size > available) {
-    setup.refused = "a buffer of " + std::to_string(size >> 20) + " MiB is needed, " +
-                    std::to_string(available >> 20) + " MiB of memory are available";
+    setup.refused = "a buffer of " + std::to_string(size >> 20) + " MiB is needed, " + std::to_string(available >> 20) +
+                    " MiB of memory are available";
     return nullptr;
   }
   return original_alloc().at(type)(type, size);
 }
 
 void check_allocations_of(ggml_backend_buffer_type_t type) {
-  if (type == nullptr || original_alloc().count(type) != 0) return;
+  if (type == nullptr || original_alloc().count(type) != 0)
+    return;
   original_alloc()[type] = type->iface.alloc_buffer;
   type->iface.alloc_buffer = checked_alloc;
 }
@@ -79,7 +73,8 @@ void check_allocations() {
     check_allocations_of(ggml_backend_dev_host_buffer_type(device));
     const auto extra = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(
         ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), "ggml_backend_dev_get_extra_bufts"));
-    if (extra == nullptr) continue;
+    if (extra == nullptr)
+      continue;
     for (ggml_backend_buffer_type_t* type = extra(device); type != nullptr && *type != nullptr; ++type) {
       check_allocations_of(*type);
     }
@@ -87,6 +82,21 @@ void check_allocations() {
 }
 
 }  // namespace
+
+std::uint64_t available_memory() {
+  std::uint64_t available = UINT64_MAX;
+  std::ifstream meminfo("/proc/meminfo");
+  for (std::string key; meminfo >> key;) {
+    std::uint64_t kb = 0;
+    if (key == "MemAvailable:" && meminfo >> kb)
+      available = kb * 1024;
+  }
+  std::uint64_t limit = 0, used = 0;  // cgroup v2; "max" does not parse and means no limit
+  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit && std::ifstream("/sys/fs/cgroup/memory.current") >> used) {
+    available = std::min(available, limit > used ? limit - used : 0);
+  }
+  return available;
+}
 
 void initialise() {
   static std::once_flag once;
@@ -98,24 +108,35 @@ void initialise() {
   });
 }
 
-void Deleter::operator()(ggml_threadpool* pool) const { ggml_threadpool_free(pool); }
+void Deleter::operator()(ggml_threadpool* pool) const {
+  ggml_threadpool_free(pool);
+}
 
 SetupGuard::SetupGuard() {
   if (setup.depth++ == 0) {
-    setup.log.clear();
+    setup.errors.clear();
+    setup.warnings.clear();
     setup.refused.clear();
   }
 }
 
-SetupGuard::~SetupGuard() { --setup.depth; }
+SetupGuard::~SetupGuard() {
+  --setup.depth;
+}
 
 Error SetupGuard::failure(ErrorKind kind, const std::string& what) const {
-  if (!setup.refused.empty()) return Error(ErrorKind::kOutOfMemory, what + ": " + setup.refused);
-  std::string reason = setup.log;
-  for (char& c : reason) {
-    if (c == '\n') c = ' ';
+  if (!setup.refused.empty())
+    return Error(ErrorKind::kOutOfMemory, what + ": " + setup.refused);
+  std::string reason = setup.errors.empty() ? setup.warnings : setup.errors;
+  if (reason.find("bad_alloc") != std::string::npos) {
+    return Error(ErrorKind::kOutOfMemory, what + ": memory ran out");
   }
-  while (!reason.empty() && reason.back() == ' ') reason.pop_back();
+  for (char& c : reason) {
+    if (c == '\n')
+      c = ' ';
+  }
+  while (!reason.empty() && reason.back() == ' ')
+    reason.pop_back();
   return Error(kind, what + (reason.empty() ? "" : ": " + reason));
 }
 

@@ -2,6 +2,7 @@
 // What llama.cpp has once per process: its log, its abort callback, its allocator. Turned into errors in our words.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -12,6 +13,9 @@ namespace melt::llama_cpp {
 
 /// Initialises ggml's backends, takes over its log and its abort callback. Any number of times.
 void initialise();
+
+/// Bytes that may still be allocated: what the system says is available, or less if a cgroup limits us.
+std::uint64_t available_memory();
 
 struct Deleter {
   void operator()(llama_model* model) const { llama_model_free(model); }

@@ -1,0 +1,198 @@
+"""
+The compiled core of melt_core. Private: use the names in melt_core.
+"""
+from __future__ import annotations
+import collections.abc
+import typing
+__all__: list[str] = ['GgufHeader', 'GgufTensor', 'LEVEL_OPS', 'LEVEL_TOKENS', 'ModelInfo', 'Profiler', 'RunOptions', 'RunResult', 'Session', 'Tokenizer', 'build_json', 'counter_is_invariant', 'device_json', 'error_kinds', 'read_gguf', 'record_layouts', 'runtime_details', 'runtime_names']
+class GgufTensor:
+    """
+    One tensor of a GGUF file.
+    """
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def offset_bytes(self) -> int:
+        ...
+    @property
+    def shape(self) -> list[int]:
+        """
+        Slowest axis first.
+        """
+    @property
+    def size_bytes(self) -> int:
+        ...
+    @property
+    def type(self) -> str:
+        """
+        ggml's name of the type, such as q4_1.
+        """
+class GgufHeader:
+    """
+    The header of a GGUF file.
+    """
+    @property
+    def file_bytes(self) -> int:
+        ...
+    @property
+    def metadata(self) -> list[tuple[str, str]]:
+        """
+        (key, value) pairs as text, in file order.
+        """
+    @property
+    def tensors(self) -> list[GgufTensor]:
+        ...
+    @property
+    def version(self) -> int:
+        ...
+class ModelInfo:
+    """
+    What a session has loaded.
+    """
+    @property
+    def architecture(self) -> str:
+        ...
+    @property
+    def n_batch(self) -> int:
+        ...
+    @property
+    def n_ctx(self) -> int:
+        ...
+    @property
+    def n_ctx_train(self) -> int:
+        ...
+    @property
+    def n_layer(self) -> int:
+        ...
+    @property
+    def n_params(self) -> int:
+        ...
+    @property
+    def n_vocab(self) -> int:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def quantization(self) -> str:
+        ...
+    @property
+    def size_bytes(self) -> int:
+        ...
+class Tokenizer:
+    """
+    A model file's vocabulary.
+    """
+    def __init__(self, runtime: str, path: bytes) -> None:
+        ...
+    def decode(self, ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> bytes:
+        """
+        Text of token ids, as bytes: a token may end inside a character.
+        """
+    def encode(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+        """
+        Token ids of a text.
+        """
+class Session:
+    """
+    Loaded model + context + KV cache. One run at a time.
+    """
+    def __init__(self, runtime: str, path: bytes, *, n_ctx: typing.SupportsInt | typing.SupportsIndex, n_batch: typing.SupportsInt | typing.SupportsIndex, n_ubatch: typing.SupportsInt | typing.SupportsIndex, n_threads: typing.SupportsInt | typing.SupportsIndex, use_mmap: bool, check_tensors: bool, repack: bool, on_progress: collections.abc.Callable[[float], None] | None) -> None:
+        ...
+    def cancel(self) -> None:
+        """
+        Ends the run under way, if any, between two ops. Call from any thread.
+        """
+    def close(self) -> None:
+        """
+        Frees the model. Calling it twice is harmless.
+        """
+    def decode(self, ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> bytes:
+        """
+        Text of token ids, as bytes.
+        """
+    def encode(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+        """
+        Token ids of a text.
+        """
+    def format_chat(self, messages: collections.abc.Sequence[tuple[str, str]]) -> str:
+        """
+        (role, content) pairs in the model's own chat format.
+        """
+    @property
+    def info(self) -> ModelInfo:
+        ...
+class RunOptions:
+    """
+    What a run is to do.
+    """
+    def __init__(self, *, prompt: str, parse_special: bool, prompt_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], max_tokens: typing.SupportsInt | typing.SupportsIndex, ignore_eos: bool, repeats: typing.SupportsInt | typing.SupportsIndex, warmup: typing.SupportsInt | typing.SupportsIndex, temperature: typing.SupportsFloat | typing.SupportsIndex, top_k: typing.SupportsInt | typing.SupportsIndex, top_p: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, overhead_budget_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+class RunResult:
+    """
+    What a run gave; its times are in the trace.
+    """
+    @property
+    def cancelled(self) -> bool:
+        ...
+    @property
+    def n_runs(self) -> int:
+        ...
+    @property
+    def output_ids(self) -> list[int]:
+        ...
+    @property
+    def output_text(self) -> bytes:
+        ...
+    @property
+    def prompt_ids(self) -> list[int]:
+        ...
+class Profiler:
+    """
+    Measures runs of one session into one trace.
+    """
+    def __init__(self, session: Session, path: bytes | None, *, levels: typing.SupportsInt | typing.SupportsIndex, metadata_json: str, ring_stamps: typing.SupportsInt | typing.SupportsIndex, log_bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def finish(self) -> bytes:
+        """
+        Closes the trace and returns its bytes if it was kept in memory.
+        """
+    def run(self, options: RunOptions, on_repetition: collections.abc.Callable[[int, int], None] | None) -> RunResult:
+        """
+        Runs warm-up and repetitions with the GIL released.
+        """
+def build_json() -> str:
+    """
+    How this module was built, as a JSON object.
+    """
+def counter_is_invariant() -> bool:
+    """
+    Whether the cycle counter runs at one rate.
+    """
+def device_json() -> str:
+    """
+    What this machine is, as a JSON object.
+    """
+def error_kinds() -> dict[str, int]:
+    """
+    Name -> number of each kind, so that a test can compare them with melt_core.errors.
+    """
+def read_gguf(path: bytes) -> GgufHeader:
+    """
+    Reads and checks the header of a GGUF file.
+    """
+def record_layouts() -> dict[str, tuple[int, list[tuple[str, int, int]]]]:
+    """
+    name -> (bytes of a record, [(field, offset, bytes), ...]).
+    """
+def runtime_details(name: str) -> list[tuple[str, str]]:
+    """
+    Version, commit and CPU kernels of a runtime, as (key, value) pairs.
+    """
+def runtime_names() -> list[str]:
+    """
+    Names of the runtimes compiled into this build.
+    """
+LEVEL_OPS: int = 2
+LEVEL_TOKENS: int = 1
