@@ -12,6 +12,7 @@ Standard library only; see third_party/README.md.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import fcntl
 import importlib.util
 import json
@@ -296,6 +297,7 @@ def _parser(names: list[str]) -> argparse.ArgumentParser:
     preparing.add_argument("name", choices=names)
     preparing.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder; what else is in it goes")
     preparing.add_argument("--only", nargs="*", default=[], metavar="NNNN", help="apply these patches and no others")
+    preparing.add_argument("--whole", action="store_true", help="the whole tree, not only what the library is built of")
     preparing.add_argument("--from", dest="override", metavar="DIR", help="your own tree (default: MELT_<NAME>_DIR)")
     commands.add_parser("verify", help="check every pin and that its patches apply")
     return parser
@@ -313,7 +315,8 @@ def main() -> int:
         else:
             pin = pins[args.name]
             override = args.override or os.environ.get(pin.override_variable, "")
-            prepare(pin, args.out.resolve(), override=override, only=args.only)
+            wanted = dataclasses.replace(pin, parts=()) if args.whole else pin
+            prepare(wanted, args.out.resolve(), override=override, only=args.only)
     except (ThirdPartyError, pypi.FetchError, OSError, tarfile.TarError) as error:
         print(f"third_party: error: {error}", file=sys.stderr)
         return 1

@@ -65,6 +65,19 @@ std::map<std::string, std::pair<std::size_t, Fields>> record_layouts() {
     using Record = PromptRecord;
     add("prompts", sizeof(Record), {F(run), F(token_id)});
   }
+  {
+    using Record = AllocationRecord;
+    add("allocations", sizeof(Record),
+        {F(time_ns), F(bytes), F(buffer_id), F(category), F(event), F(backend), F(buffer)});
+  }
+  {
+    using Record = ChannelRecord;
+    add("channels", sizeof(Record), {F(channel), F(site), F(kind), F(unit), F(source)});
+  }
+  {
+    using Record = SampleRecord;
+    add("samples", sizeof(Record), {F(time_ns), F(value), F(channel)});
+  }
 #undef F
 #undef MELT_FIELD
   return layouts;

@@ -114,6 +114,9 @@ class TestStructs:
             "OpRecord": fmt.OP,
             "OverheadRecord": fmt.OVERHEAD,
             "PromptRecord": fmt.PROMPT,
+            "AllocationRecord": fmt.ALLOCATION,
+            "ChannelRecord": fmt.CHANNEL,
+            "SampleRecord": fmt.SAMPLE,
         }
         assert {name: list(dtype.names or ()) for name, dtype in twins.items()} == structs
 

@@ -19,6 +19,7 @@ namespace melt {
 
 constexpr std::uint32_t kLevelTokens = 1 << 0;
 constexpr std::uint32_t kLevelOps = 1 << 1;
+constexpr std::uint32_t kLevelMemory = 1 << 2;
 
 /// A session, its clock, and when it was loaded. Trace time 0 is the start of the load.
 class LoadedModel {

@@ -62,6 +62,9 @@ enum class ChunkKind : std::uint32_t {
   kOps = 7,            // OpRecord
   kOverhead = 8,       // OverheadRecord
   kPrompts = 9,        // PromptRecord
+  kAllocations = 11,   // AllocationRecord
+  kChannels = 12,      // ChannelRecord: what the samples are of
+  kSamples = 13,       // SampleRecord
   kEnd = 10,           // empty; the trace was closed in order
 };
 
@@ -182,6 +185,50 @@ struct OverheadRecord {
   std::int64_t on_ns;
 };
 static_assert(sizeof(OverheadRecord) == 24);
+
+/// Stored: never reuse a value.
+enum class MemoryCategory : std::uint16_t {
+  kWeights = 1,  // as the file has them: mapped, or read into a buffer
+  kRepack = 2,   // copies of weights in the layout of this CPU's kernels
+  kKv = 3,       // KV cache, and the states of recurrent layers
+  kCompute = 4,  // activations
+  kOutput = 5,   // logits and embeddings
+  kOther = 6,
+};
+
+enum class MemoryEvent : std::uint16_t { kAllocated = 1, kReleased = 2, kMapped = 3, kUnmapped = 4 };
+
+/// One buffer of the runtime comes or goes.
+struct AllocationRecord {
+  std::int64_t time_ns;
+  std::uint64_t bytes;      // as the runtime counts them
+  std::uint32_t buffer_id;  // the same number when it is released
+  std::uint16_t category;   // MemoryCategory
+  std::uint16_t event;      // MemoryEvent
+  char backend[16];
+  char buffer[24];  // buffer type
+};
+static_assert(sizeof(AllocationRecord) == 64);
+
+/// What a series of samples is of: site + kind + unit, as soc/power/W or process/rss/B.
+struct ChannelRecord {
+  std::uint32_t channel;  // number; samples refer to it
+  std::uint32_t reserved;
+  char site[32];
+  char kind[32];
+  char unit[16];
+  char source[64];  // where it is read: a file, a call
+};
+static_assert(sizeof(ChannelRecord) == 152);
+
+/// One reading. A reading that failed is not a sample; why is in the metadata.
+struct SampleRecord {
+  std::int64_t time_ns;
+  double value;
+  std::uint32_t channel;
+  std::uint32_t reserved;
+};
+static_assert(sizeof(SampleRecord) == 24);
 
 /// Prompt token ids in order, for replay.
 struct PromptRecord {

@@ -178,7 +178,7 @@ class RunSeries:
     @property
     def ttft_ns(self) -> float:
         """Time to first token; NaN if there is none."""
-        return float(self.end_ns[0] - self.start_ns[0]) if len(self.end_ns) else float("nan")
+        return float(self.end_ns[0]) - float(self.start_ns[0]) if len(self.end_ns) else float("nan")
 
     @property
     def itl_ms(self) -> Array:
@@ -189,7 +189,7 @@ class RunSeries:
     def decode_tok_s(self) -> float:
         """(n_out - 1) / (t_last - t_first); NaN for fewer than two tokens."""
         n_steps = len(self.end_ns) - 1
-        return per_second(n_steps, float(self.end_ns[-1] - self.end_ns[0])) if n_steps > 0 else float("nan")
+        return per_second(n_steps, float(self.end_ns[-1]) - float(self.end_ns[0])) if n_steps > 0 else float("nan")
 
 
 def _series_of_runs(trace: Trace, measured: Array) -> Iterator[RunSeries]:

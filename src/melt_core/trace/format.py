@@ -53,6 +53,29 @@ class ChunkKind(IntEnum):
     OVERHEAD = 8
     PROMPTS = 9
     END = 10
+    ALLOCATIONS = 11
+    CHANNELS = 12
+    SAMPLES = 13
+
+
+class MemoryCategory(IntEnum):
+    """What a buffer of the runtime is for."""
+
+    WEIGHTS = 1
+    REPACK = 2
+    KV = 3
+    COMPUTE = 4
+    OUTPUT = 5
+    OTHER = 6
+
+
+class MemoryEvent(IntEnum):
+    """What happened to a buffer."""
+
+    ALLOCATED = 1
+    RELEASED = 2
+    MAPPED = 3
+    UNMAPPED = 4
 
 
 class Phase(IntEnum):
@@ -195,6 +218,31 @@ OVERHEAD: Final = np.dtype(
 
 PROMPT: Final = np.dtype([("run", "<u4"), ("token_id", "<i4")])
 
+ALLOCATION: Final = np.dtype(
+    [
+        ("time_ns", "<i8"),
+        ("bytes", "<u8"),
+        ("buffer_id", "<u4"),
+        ("category", "<u2"),
+        ("event", "<u2"),
+        ("backend", "S16"),
+        ("buffer", "S24"),
+    ]
+)
+
+CHANNEL: Final = np.dtype(
+    [
+        ("channel", "<u4"),
+        ("reserved", "<u4"),
+        ("site", "S32"),
+        ("kind", "S32"),
+        ("unit", "S16"),
+        ("source", "S64"),
+    ]
+)
+
+SAMPLE: Final = np.dtype([("time_ns", "<i8"), ("value", "<f8"), ("channel", "<u4"), ("reserved", "<u4")])
+
 #: The dtype of each kind that holds records.
 RECORDS: Final[Mapping[int, np.dtype[Any]]] = MappingProxyType(
     {
@@ -206,6 +254,9 @@ RECORDS: Final[Mapping[int, np.dtype[Any]]] = MappingProxyType(
         ChunkKind.OPS: OP,
         ChunkKind.OVERHEAD: OVERHEAD,
         ChunkKind.PROMPTS: PROMPT,
+        ChunkKind.ALLOCATIONS: ALLOCATION,
+        ChunkKind.CHANNELS: CHANNEL,
+        ChunkKind.SAMPLES: SAMPLE,
     }
 )
 

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// Readings taken while a run is measured: by one thread, at absolute deadlines, into memory reserved before.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "melt/clock.h"
+
+namespace melt {
+
+/// What a series of readings is of; see ChannelRecord.
+struct Channel {
+  std::string site;
+  std::string kind;
+  std::string unit;
+  std::string source;
+};
+
+/// Something that can be read many times a second: /proc/self/statm, a thermal zone, a power rail.
+class SensorSource {
+ public:
+  virtual ~SensorSource() = default;
+  /// Fixed from construction on. A source that is not there on this machine is not made; its factory says why.
+  virtual const std::vector<Channel>& channels() const noexcept = 0;
+  /// Writes one value for each channel, NaN where a reading failed. Allocation-free; called by the sampling thread.
+  virtual void read(double* values) noexcept = 0;
+};
+
+/// The readings of one source at one time; a row of values as channels() orders them.
+struct SampleRow {
+  std::uint64_t ticks;
+  std::uint32_t source;
+  const double* values;
+};
+
+struct SamplerReport {
+  std::uint64_t n_rows = 0;
+  std::uint64_t n_dropped = 0;  ///< the buffer was full
+  std::uint64_t n_late = 0;     ///< deadlines missed by more than a period
+  double cpu_seconds = 0;       ///< of the sampling thread
+  double wall_seconds = 0;
+  double jitter_p95_ns = 0;  ///< lateness against the deadline
+};
+
+/// Starts a thread that reads all sources `rate_hz` times a second until stop(). One sampler at a time per owner.
+class Sampler {
+ public:
+  Sampler(const Clock& clock, std::vector<std::unique_ptr<SensorSource>> sources, double rate_hz, std::size_t max_rows);
+  ~Sampler();
+  void start();
+  void stop() noexcept;
+
+  // After stop().
+  std::size_t n_rows() const noexcept;
+  SampleRow row(std::size_t i) const noexcept;
+  SamplerReport report() const noexcept;
+  const std::vector<std::unique_ptr<SensorSource>>& sources() const noexcept;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace melt
