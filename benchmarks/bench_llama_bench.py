@@ -47,11 +47,18 @@ def main() -> int:
 
 
 def llama_bench(program: str, n_threads: str, n_prompt: int, n_generate: int) -> dict[str, float]:
-    """Returns llama-bench's tokens per second."""
-    command = [program, "-m", str(demo_model()), "-t", n_threads, "-p", str(n_prompt), "-n", str(n_generate)]
-    done = subprocess.run([*command, "-r", "3", "-o", "json"], check=True, capture_output=True, text=True)
-    tests: list[dict[str, Any]] = json.loads(done.stdout)
-    return {"prefill" if test["n_prompt"] else "decode": float(np.median(test["samples_ts"])) for test in tests}
+    """Returns llama-bench's tokens per second; it decodes behind a prompt of the same length, as melt does."""
+    command = [program, "-m", str(demo_model()), "-t", n_threads, "-fa", "auto", "-r", "3", "-o", "json"]
+    tests = {
+        "prefill": ["-p", str(n_prompt), "-n", "0"],
+        "decode": ["-p", "0", "-n", str(n_generate), "-d", str(n_prompt)],
+    }
+    speeds = {}
+    for phase, options in tests.items():
+        done = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
+        rows: list[dict[str, Any]] = json.loads(done.stdout)
+        speeds[phase] = float(np.median(rows[0]["samples_ts"]))
+    return speeds
 
 
 def melt(_: str, n_threads: str, n_prompt: int, n_generate: int) -> dict[str, float]:

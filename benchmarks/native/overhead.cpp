@@ -112,9 +112,11 @@ int main(int argc, char** argv) {
     fail("usage: overhead MODEL N_THREADS ROUNDS N_PROMPT SEED NAME=LIBRARY[:on] ...");
   const int n_threads = std::atoi(argv[2]), rounds = std::atoi(argv[3]), n_prompt = std::atoi(argv[4]);
   std::mt19937 random(static_cast<unsigned>(std::atoi(argv[5])));
+  // In random order: what is loaded first finds memory in another state than what is loaded last.
+  std::vector<std::string> specs(argv + 6, argv + argc);
+  std::shuffle(specs.begin(), specs.end(), random);
   std::vector<Variant> variants;
-  for (int i = 6; i < argc; ++i) {
-    std::string spec = argv[i];
+  for (std::string spec : specs) {
     const bool on = spec.size() > 3 && spec.substr(spec.size() - 3) == ":on";
     if (on)
       spec.resize(spec.size() - 3);
