@@ -20,7 +20,8 @@ help:  ## list these targets
 
 demo: setup  ## fetch a small model, profile it, print its ops, write out/demo.html
 	@mkdir -p out
-	.venv/bin/melt profile demo --levels tokens,ops -o out/demo.melt
+	.venv/bin/melt profile demo --chat --prompt "Explain photosynthesis in one sentence." --levels tokens,ops \
+		-o out/demo.melt
 	.venv/bin/melt ops out/demo.melt
 	.venv/bin/melt report out/demo.melt -o out/demo.html
 

@@ -65,6 +65,31 @@ void check_allocations_of(ggml_backend_buffer_type_t type) {
   type->iface.alloc_buffer = checked_alloc;
 }
 
+/// A build for another CPU would end with SIGILL in the middle of a graph: say so before.
+void check_cpu() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  const struct {
+    const char* name;
+    int compiled_in;
+    int on_this_cpu;
+  } features[] = {
+      {"AVX", ggml_cpu_has_avx(), __builtin_cpu_supports("avx")},
+      {"AVX2", ggml_cpu_has_avx2(), __builtin_cpu_supports("avx2")},
+      {"FMA", ggml_cpu_has_fma(), __builtin_cpu_supports("fma")},
+      {"BMI2", ggml_cpu_has_bmi2(), __builtin_cpu_supports("bmi2")},
+      {"AVX512F", ggml_cpu_has_avx512(), __builtin_cpu_supports("avx512f")},
+      {"AVX512_VBMI", ggml_cpu_has_avx512_vbmi(), __builtin_cpu_supports("avx512vbmi")},
+      {"AVX512_VNNI", ggml_cpu_has_avx512_vnni(), __builtin_cpu_supports("avx512vnni")},
+  };
+  for (const auto& feature : features) {
+    if (feature.compiled_in != 0 && feature.on_this_cpu == 0) {
+      throw Error(ErrorKind::kRuntime, std::string("llama.cpp was compiled for a CPU with ") + feature.name +
+                                           ", which this one lacks: build here, or with -DMELT_PORTABLE=ON");
+    }
+  }
+#endif
+}
+
 void check_allocations() {
   static_assert(GGML_BACKEND_API_VERSION == 2, "ggml's buffer type changed: read ggml-backend-impl.h before going on");
   for (std::size_t i = 0; i < ggml_backend_dev_count(); ++i) {
@@ -101,6 +126,7 @@ std::uint64_t available_memory() {
 void initialise() {
   static std::once_flag once;
   std::call_once(once, [] {
+    check_cpu();
     llama_log_set(on_log, nullptr);
     ggml_set_abort_callback(on_abort);
     llama_backend_init();
