@@ -94,6 +94,14 @@ void OpRecordWriter::append_graph(const OpRecorder& recorder, const LoggedGraph&
   if (topology.number == kNone)
     return;
 
+  counts.n_records += append_ops(recorder, graph, topology, graph_row, token_row);
+  if (ops_.size() >= kOpsPerWrite)
+    flush_ops();
+}
+
+/// The records of one graph, group after group; returns how many.
+std::uint64_t OpRecordWriter::append_ops(const OpRecorder& recorder, const LoggedGraph& graph, const Topology& topology,
+                                         std::uint32_t graph_row, std::uint32_t token_row) {
   std::vector<const melt_stamp*> heads(graph.n_threads);
   const melt_stamp* cursor = recorder.stamps(graph);
   std::uint32_t n_groups = UINT32_MAX;
@@ -107,25 +115,25 @@ void OpRecordWriter::append_graph(const OpRecorder& recorder, const LoggedGraph&
     std::uint64_t group_end = 0;
     for (const melt_stamp* head : heads)
       group_end = std::max(group_end, head[1 + i].ticks);
-    const std::uint32_t op = topology.op_of_node.at(heads[0][1 + i].first_node);
+    const bool is_last = i + 1 == graph.n_groups;
+    OpRecord record{};
+    record.op = topology.op_of_node.at(heads[0][1 + i].first_node);
+    record.graph = graph_row;
+    record.token = token_row;
     for (std::uint32_t thread = 0; thread < graph.n_threads; ++thread) {
       const std::uint64_t start = i == 0 ? heads[thread]->ticks : group_start;
       const std::uint64_t end = heads[thread][1 + i].ticks;
-      OpRecord op_record{};
-      op_record.start_ns = calibration_.to_ns(start);
-      op_record.compute_ns = calibration_.span_ns(start, end);
-      op_record.wait_ns = calibration_.span_ns(end, group_end);
-      op_record.op = op;
-      op_record.graph = graph_row;
-      op_record.token = token_row;
-      op_record.thread = static_cast<std::uint16_t>(thread);
-      ops_.push_back(op_record);
+      // Only the last barrier's end is stamped, on thread 0; the others' ends are where the next group begins.
+      const std::uint64_t wait_end = is_last && thread == 0 ? std::max(group_end, graph.thread_end_ticks) : group_end;
+      record.start_ns = calibration_.to_ns(start);
+      record.compute_ns = calibration_.span_ns(start, end);
+      record.wait_ns = calibration_.span_ns(end, wait_end);
+      record.thread = static_cast<std::uint16_t>(thread);
+      ops_.push_back(record);
     }
-    counts.n_records += graph.n_threads;
     group_start = group_end;
   }
-  if (ops_.size() >= kOpsPerWrite)
-    flush_ops();
+  return static_cast<std::uint64_t>(n_groups) * graph.n_threads;
 }
 
 void OpRecordWriter::append_host_ops(const OpRecorder& recorder, std::uint32_t first_token) {

@@ -29,15 +29,15 @@ void OpRecorder::begin_run(std::size_t n_graphs, std::size_t n_groups) {
   graphs_lost_ = 0;
 }
 
-void OpRecorder::graph_begin(std::uint32_t topology, std::uint64_t ticks) noexcept {
+void OpRecorder::graph_begin(std::uint32_t topology) noexcept {
   for (melt_stamp_ring& ring : rings_)
     ring.count = ring.dropped = 0;
-  current_.begin_ticks = ticks;
   current_.topology = topology;
   current_.token = token_;
 }
 
-void OpRecorder::graph_end(unsigned n_threads, std::uint64_t ticks, bool aborted) noexcept {
+void OpRecorder::graph_end(unsigned n_threads, std::uint64_t begin_ticks, std::uint64_t end_ticks,
+                           bool aborted) noexcept {
   if (graphs_.size() == graphs_.capacity()) {
     ++graphs_lost_;
     return;
@@ -49,7 +49,9 @@ void OpRecorder::graph_end(unsigned n_threads, std::uint64_t ticks, bool aborted
     needed += rings_[i].count;
     dropped += rings_[i].dropped;
   }
-  current_.end_ticks = ticks;
+  current_.begin_ticks = begin_ticks;
+  current_.end_ticks = end_ticks;
+  current_.thread_end_ticks = rings_[0].thread_end;
   current_.n_threads = n;
   current_.n_groups = rings_[0].count + rings_[0].dropped;
   current_.aborted = aborted;

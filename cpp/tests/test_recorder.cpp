@@ -18,13 +18,13 @@ void put(melt_stamp_ring& ring, std::uint64_t ticks, std::uint32_t node) {
 }
 
 void graph(OpRecorder& recorder, std::uint64_t begin, std::uint32_t groups, unsigned threads = 1) {
-  recorder.graph_begin(0, begin);
+  recorder.graph_begin(0);
   for (unsigned thread = 0; thread < threads; ++thread) {
     recorder.rings()[thread].thread_begin = begin;
     for (std::uint32_t i = 0; i < groups; ++i)
       put(recorder.rings()[thread], begin + i + 1, i);
   }
-  recorder.graph_end(threads, begin + groups + 1, false);
+  recorder.graph_end(threads, begin, begin + groups + 1, false);
 }
 
 TEST_CASE("graphs lie in the log as they were stamped, thread after thread") {

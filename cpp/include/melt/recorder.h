@@ -30,8 +30,9 @@ struct HostEvent {
 struct LoggedGraph {
   std::uint64_t begin_ticks;
   std::uint64_t end_ticks;
-  std::uint32_t topology;  ///< the adapter's own slot number; kNone: not captured
-  std::uint32_t token;     ///< step of the run it served
+  std::uint64_t thread_end_ticks;  ///< when thread 0 was out of the last barrier
+  std::uint32_t topology;          ///< the adapter's own slot number; kNone: not captured
+  std::uint32_t token;             ///< step of the run it served
   std::uint32_t n_threads;
   std::uint32_t n_groups;   ///< groups executed
   std::uint32_t n_dropped;  ///< records lost, over all threads
@@ -59,9 +60,11 @@ class OpRecorder {
   melt_stamp_ring* rings() noexcept { return rings_.data(); }
   unsigned n_rings() const noexcept { return static_cast<unsigned>(rings_.size()); }
   void set_token(std::uint32_t token) noexcept { token_ = token; }
-  void graph_begin(std::uint32_t topology, std::uint64_t ticks) noexcept;
-  /// Moves the rings of `n_threads` threads to the log. Call after the last thread's last barrier.
-  void graph_end(unsigned n_threads, std::uint64_t ticks, bool aborted) noexcept;
+  /// Empties the rings. Call before any thread stamps.
+  void graph_begin(std::uint32_t topology) noexcept;
+  /// Moves the rings of `n_threads` threads to the log. Call after the last barrier, with the time from which thread 0
+  /// computed, as its caller saw it, and the time at which it returned.
+  void graph_end(unsigned n_threads, std::uint64_t begin_ticks, std::uint64_t end_ticks, bool aborted) noexcept;
   void host_op(HostOp op, std::uint64_t begin_ticks, std::uint64_t end_ticks) noexcept;
 
   // After the run.

@@ -5,7 +5,7 @@
  * One stamp is enough. All threads leave a group's barrier together, at the latest end of any of them, so
  *   start(n)     = max over threads of end(n-1)      (thread_begin for the first group)
  *   compute_i(n) = end_i(n) - start(n)
- *   wait_i(n)    = max over threads of end(n) - end_i(n)
+ *   wait_i(n)    = max over threads of end(n) - end_i(n)   (on thread 0 until thread_end for the last group)
  */
 #ifndef MELT_STAMP_RING_H
 #define MELT_STAMP_RING_H
@@ -47,7 +47,8 @@ struct melt_stamp_ring {
   uint32_t dropped; /* groups of the last graph that found the ring full */
   uint32_t reserved;
   uint64_t thread_begin;    /* when this thread began the last graph */
-  uint8_t padding[64 - 32]; /* one cache line per ring: no false sharing */
+  uint64_t thread_end;      /* thread 0 only: when it was out of the last barrier */
+  uint8_t padding[64 - 40]; /* one cache line per ring: no false sharing */
 };
 
 #endif /* MELT_STAMP_RING_H */

@@ -159,8 +159,9 @@ class SyntheticSession final : public Session {
   void run_simulated(std::size_t n_tokens) {
     auto& clock = static_cast<SimulatedClock&>(clock_);
     OpRecorder* recorder = ops_.recorder();
+    const std::uint64_t begin_ticks = clock.ticks();
     if (recorder != nullptr) {
-      recorder->graph_begin(0, clock.ticks());
+      recorder->graph_begin(0);
       for (unsigned i = 0; i < options_.n_threads; ++i)
         recorder->rings()[i].thread_begin = clock.ticks();
     }
@@ -175,20 +176,25 @@ class SyntheticSession final : public Session {
       }
       clock.advance_ns(longest);
     }
-    if (recorder != nullptr)
-      recorder->graph_end(options_.n_threads, clock.ticks(), cancelled());
+    if (recorder != nullptr) {
+      recorder->rings()[0].thread_end = clock.ticks();
+      recorder->graph_end(options_.n_threads, begin_ticks, clock.ticks(), cancelled());
+    }
   }
 
   void run_on_host(std::size_t n_tokens) {
     OpRecorder* recorder = ops_.recorder();
     Barrier barrier(options_.n_threads);
     std::atomic<bool> stop{false};
+    std::uint64_t begin_ticks = 0;
     // A group begins when the last thread has ended the one before: what the barrier costs does not add to an op.
     const auto work = [&](std::uint32_t thread) {
       melt_stamp_ring* ring = recorder != nullptr ? &recorder->rings()[thread] : nullptr;
       std::int64_t start = barrier.meet(clock_.steady_ns()) + kStartNs;
       while (clock_.steady_ns() < start) {
       }
+      if (thread == 0)
+        begin_ticks = clock_.ticks();
       if (ring != nullptr)
         ring->thread_begin = clock_.ticks();
       for (std::uint32_t group = 0; group < model_.groups_per_graph() && !stop.load(); ++group) {
@@ -202,15 +208,17 @@ class SyntheticSession final : public Session {
           stop.store(true);
         start = barrier.meet(now);
       }
+      if (ring != nullptr)
+        ring->thread_end = clock_.ticks();
     };
     std::vector<std::thread> workers;
     for (std::uint32_t i = 1; i < options_.n_threads; ++i)
       workers.emplace_back(work, i);
     if (recorder != nullptr)
-      recorder->graph_begin(0, clock_.ticks());
+      recorder->graph_begin(0);
     work(0);
     if (recorder != nullptr)
-      recorder->graph_end(options_.n_threads, clock_.ticks(), cancelled());
+      recorder->graph_end(options_.n_threads, begin_ticks, clock_.ticks(), cancelled());
     for (std::thread& worker : workers)
       worker.join();
   }

@@ -82,12 +82,13 @@ std::size_t OpHooks::groups_hint() const noexcept {
 void OpHooks::on_graph_begin(void* user, const ggml_cgraph* graph) {
   OpHooks& self = *static_cast<OpHooks*>(user);
   const std::uint32_t slot = self.topologies_.slot_of(graph);
-  self.recorder_->graph_begin(slot, melt_ticks());
+  self.recorder_->graph_begin(slot);
 }
 
 void OpHooks::on_graph_end(void* user, int n_threads, int aborted) {
   const std::uint64_t end = melt_ticks();
-  static_cast<OpHooks*>(user)->recorder_->graph_end(static_cast<unsigned>(n_threads), end, aborted != 0);
+  OpHooks& self = *static_cast<OpHooks*>(user);
+  self.recorder_->graph_end(static_cast<unsigned>(n_threads), self.hook_.begin_ticks, end, aborted != 0);
 }
 
 std::vector<OpDefinition> OpHooks::describe(std::uint32_t slot, const std::vector<NodeRange>& groups) const {
