@@ -69,10 +69,8 @@ class OverheadMeasurement {
   std::int64_t recorded(const Work& work) {
     const std::size_t groups = std::max(recorder_.max_groups_seen(), model_.session().ops()->groups_hint());
     recorder_.begin_run(prompt_.size() / model_.options().n_ubatch + 4, groups);
-    model_.session().ops()->start(recorder_);
-    const std::int64_t ns = work();
-    model_.session().ops()->stop();
-    return ns;
+    const RecordingScope recording(model_.session().ops(), recorder_);
+    return work();
   }
 
   template <typename Work>

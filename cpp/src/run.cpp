@@ -183,21 +183,15 @@ void Profiler::Impl::record_repetition(const RunOptions& options, std::size_t n_
     const std::size_t hint = std::max(recorder_.max_groups_seen(), source()->groups_hint());
     recorder_.begin_run(n_prompt / model_.options().n_ubatch + n_steps + 8, hint);
     source()->clear();
-    source()->start(recorder_);
   }
-  const auto stop_recording = [&] {
-    if (wants_ops())
-      source()->stop();
-  };
   try {
+    const RecordingScope recording(wants_ops() ? source() : nullptr, recorder_);
     execute(options, rep);
   } catch (...) {
-    stop_recording();
     rep.stop = StopReason::kError;
     write(rep);
     throw;
   }
-  stop_recording();
   write(rep);
   result.cancelled = rep.stop == StopReason::kCancelled;
   if (!warmup && result.output_ids.empty()) {

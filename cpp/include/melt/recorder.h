@@ -109,6 +109,24 @@ class OpSource {
   virtual std::size_t groups_hint() const noexcept = 0;
 };
 
+/// Records from construction to destruction, also when what happens between throws. A null source records nothing.
+class RecordingScope {
+ public:
+  RecordingScope(OpSource* source, OpRecorder& recorder) noexcept : source_(source) {
+    if (source_ != nullptr)
+      source_->start(recorder);
+  }
+  ~RecordingScope() {
+    if (source_ != nullptr)
+      source_->stop();
+  }
+  RecordingScope(const RecordingScope&) = delete;
+  RecordingScope& operator=(const RecordingScope&) = delete;
+
+ private:
+  OpSource* source_;
+};
+
 /// Copies `text` into a fixed field of a record, cut at a UTF-8 character if it is too long, padded with zero bytes.
 void set_text(char* field, std::size_t size, const std::string& text) noexcept;
 template <std::size_t N>
