@@ -62,7 +62,7 @@ class StorageError(MeltError, OSError):
 
 
 class BusyError(MeltError):
-    """Something that exists once per process is in use."""
+    """The model is in use by another thread."""
 
 
 class CancelledError(MeltError):

@@ -16,7 +16,7 @@ enum class ErrorKind : std::uint8_t {
   kRuntime = 4,          ///< the inference runtime failed or aborted
   kTrace = 5,            ///< a trace is damaged, cut short beyond use, or of a newer format
   kIo = 6,               ///< the operating system refused a read or a write
-  kBusy = 7,             ///< something that exists once per process is in use
+  kBusy = 7,             ///< the model is in use by another thread
   kCancelled = 8,        ///< the caller cancelled
 };
 
