@@ -9,6 +9,7 @@
 #include "json.h"
 #include "melt/environment.h"
 #include "melt/error.h"
+#include "memory_records.h"
 #include "op_records.h"
 #include "overhead.h"
 #include "repetition.h"
@@ -45,6 +46,7 @@ FileHeader make_header(const LoadedModel& model, const ClockCalibration& calibra
 LoadedModel::LoadedModel(const std::string& runtime_name, ModelOptions options)
     : options_(std::move(options)), runtime_(make_runtime(runtime_name)) {
   check_options(options_);
+  options_.allocations = &allocations_;
   page_cache_ratio_ = melt::page_cache_ratio(options_.path);
   clock_ = runtime_->make_clock(options_);
   calibration_ = std::make_unique<ClockCalibration>(*clock_);
@@ -80,7 +82,7 @@ class Profiler::Impl {
         writer_(sink, make_header(model, calibration_)),
         record_writer_(writer_, calibration_),
         recorder_(model.options().n_threads, limits) {
-    require(levels_ != 0, "no level given: choose from tokens, ops");
+    require(levels_ != 0, "no level given: choose from tokens, ops, memory");
     if (wants_ops() && source() == nullptr) {
       throw Error(ErrorKind::kInvalidArgument,
                   "runtime " + model.runtime().name() + " cannot record level ops: use --levels tokens");
@@ -95,6 +97,7 @@ class Profiler::Impl {
 
  private:
   bool wants_ops() const { return (levels_ & kLevelOps) != 0; }
+  bool wants_memory() const { return (levels_ & kLevelMemory) != 0; }
   OpSource* source() { return model_.session().ops(); }
   bool cancelled() const {
     const std::atomic<bool>* flag = model_.options().cancel;
@@ -112,6 +115,7 @@ class Profiler::Impl {
   void decode(const RunOptions& options, Repetition& rep);
   bool keep_token(const RunOptions& options, Repetition& rep);
   void write(const Repetition& rep);
+  void write_allocations();
   void measure_cost(const RunOptions& options, const std::vector<std::int32_t>& prompt);
 
   LoadedModel& model_;
@@ -122,6 +126,7 @@ class Profiler::Impl {
   OpRecorder recorder_;
   std::uint32_t n_runs_ = 0;
   std::uint32_t n_tokens_ = 0;
+  std::size_t n_allocations_ = 0;  // events written
   bool overhead_done_ = false;
   bool finished_ = false;
 };
@@ -285,10 +290,19 @@ void Profiler::Impl::write(const Repetition& rep) {
     run.n_records = counts.n_records;
     run.n_dropped = counts.n_dropped;
   }
+  write_allocations();
   writer_.write(ChunkKind::kRuns, std::vector<RunRecord>{run});
   n_tokens_ += static_cast<std::uint32_t>(tokens.size());
   ++n_runs_;
   writer_.flush();
+}
+
+/// The events that came since the last call.
+void Profiler::Impl::write_allocations() {
+  if (!wants_memory())
+    return;
+  writer_.write(ChunkKind::kAllocations, allocation_rows(model_.allocations(), n_allocations_, calibration_));
+  n_allocations_ = model_.allocations().events().size();
 }
 
 void Profiler::Impl::measure_cost(const RunOptions& options, const std::vector<std::int32_t>& prompt) {
@@ -307,6 +321,7 @@ void Profiler::Impl::finish() {
   calibration_.refine();
   if (!model_.loaded())
     writer_.write(ChunkKind::kPhases, std::vector<PhaseRecord>{model_.unload_phase()});
+  write_allocations();
   writer_.write_metadata(tail_metadata(calibration_));
   writer_.finish();
 }

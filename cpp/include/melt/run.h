@@ -42,11 +42,14 @@ class LoadedModel {
   PhaseRecord unload_phase() const noexcept { return unload_phase_; }
   /// Share of the model file that was in the page cache before the load; NaN if it is no file.
   double page_cache_ratio() const noexcept { return page_cache_ratio_; }
+  /// Every buffer of the runtime since the load; releases are in it once the model is unloaded.
+  const AllocationLog& allocations() const noexcept { return allocations_; }
   /// Held while a run is under way.
   std::mutex& in_use() noexcept { return in_use_; }
 
  private:
   ModelOptions options_;
+  AllocationLog allocations_;  // before the session, which writes to it to its end
   std::unique_ptr<Runtime> runtime_;
   std::unique_ptr<Clock> clock_;
   std::unique_ptr<ClockCalibration> calibration_;
