@@ -4,6 +4,7 @@ set(MELT_CORE_SOURCES
   cpp/src/clock.cpp
   cpp/src/environment.cpp
   cpp/src/json.cpp
+  cpp/src/memory_level.cpp
   cpp/src/memory_records.cpp
   cpp/src/models/gguf.cpp
   cpp/src/models/gguf_check.cpp
@@ -16,6 +17,11 @@ set(MELT_CORE_SOURCES
   cpp/src/run_metadata.cpp
   cpp/src/runtimes/registry.cpp
   cpp/src/runtimes/synthetic.cpp
+  cpp/src/sensors/interference.cpp
+  cpp/src/sensors/memory_account.cpp
+  cpp/src/sensors/proc_file.cpp
+  cpp/src/sensors/process_memory.cpp
+  cpp/src/sensors/sampler.cpp
   cpp/src/trace/reader.cpp
   cpp/src/trace/writer.cpp
 )

@@ -9,7 +9,7 @@
 #include "json.h"
 #include "melt/environment.h"
 #include "melt/error.h"
-#include "memory_records.h"
+#include "memory_level.h"
 #include "op_records.h"
 #include "overhead.h"
 #include "repetition.h"
@@ -49,6 +49,7 @@ LoadedModel::LoadedModel(const std::string& runtime_name, ModelOptions options)
   options_.allocations = &allocations_;
   page_cache_ratio_ = melt::page_cache_ratio(options_.path);
   clock_ = runtime_->make_clock(options_);
+  memory_before_load_ = read_memory_baseline();
   calibration_ = std::make_unique<ClockCalibration>(*clock_);
   start_wall_ns_ =
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -90,6 +91,8 @@ class Profiler::Impl {
     writer_.write_metadata(metadata);
     writer_.write_metadata(head_metadata(model, model.session().info(), levels, limits));
     writer_.write(ChunkKind::kPhases, std::vector<PhaseRecord>{model.load_phase()});
+    if ((levels_ & kLevelMemory) != 0)
+      memory_ = std::make_unique<MemoryLevel>(model, writer_);
   }
 
   RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition);
@@ -97,7 +100,6 @@ class Profiler::Impl {
 
  private:
   bool wants_ops() const { return (levels_ & kLevelOps) != 0; }
-  bool wants_memory() const { return (levels_ & kLevelMemory) != 0; }
   OpSource* source() { return model_.session().ops(); }
   bool cancelled() const {
     const std::atomic<bool>* flag = model_.options().cancel;
@@ -115,7 +117,6 @@ class Profiler::Impl {
   void decode(const RunOptions& options, Repetition& rep);
   bool keep_token(const RunOptions& options, Repetition& rep);
   void write(const Repetition& rep);
-  void write_allocations();
   void measure_cost(const RunOptions& options, const std::vector<std::int32_t>& prompt);
 
   LoadedModel& model_;
@@ -124,9 +125,9 @@ class Profiler::Impl {
   TraceWriter writer_;
   OpRecordWriter record_writer_;
   OpRecorder recorder_;
+  std::unique_ptr<MemoryLevel> memory_;  // null without that level
   std::uint32_t n_runs_ = 0;
   std::uint32_t n_tokens_ = 0;
-  std::size_t n_allocations_ = 0;  // events written
   bool overhead_done_ = false;
   bool finished_ = false;
 };
@@ -190,9 +191,13 @@ void Profiler::Impl::record_repetition(const RunOptions& options, std::size_t n_
     source()->clear();
     source()->start(recorder_);
   }
+  if (memory_)
+    memory_->start_run();
   const auto stop_recording = [&] {
     if (wants_ops())
       source()->stop();
+    if (memory_)
+      memory_->stop_run();
   };
   try {
     execute(options, rep);
@@ -290,19 +295,12 @@ void Profiler::Impl::write(const Repetition& rep) {
     run.n_records = counts.n_records;
     run.n_dropped = counts.n_dropped;
   }
-  write_allocations();
   writer_.write(ChunkKind::kRuns, std::vector<RunRecord>{run});
+  if (memory_)
+    memory_->write_run();
   n_tokens_ += static_cast<std::uint32_t>(tokens.size());
   ++n_runs_;
   writer_.flush();
-}
-
-/// The events that came since the last call.
-void Profiler::Impl::write_allocations() {
-  if (!wants_memory())
-    return;
-  writer_.write(ChunkKind::kAllocations, allocation_rows(model_.allocations(), n_allocations_, calibration_));
-  n_allocations_ = model_.allocations().events().size();
 }
 
 void Profiler::Impl::measure_cost(const RunOptions& options, const std::vector<std::int32_t>& prompt) {
@@ -321,7 +319,8 @@ void Profiler::Impl::finish() {
   calibration_.refine();
   if (!model_.loaded())
     writer_.write(ChunkKind::kPhases, std::vector<PhaseRecord>{model_.unload_phase()});
-  write_allocations();
+  if (memory_)
+    memory_->write_allocations();
   writer_.write_metadata(tail_metadata(calibration_));
   writer_.finish();
 }

@@ -11,6 +11,14 @@
 
 namespace melt {
 
+/// What the process held at one time. NaN where the system does not say.
+struct MemoryBaseline {
+  double rss_bytes;
+  double rss_anon_bytes;
+  double heap_bytes;  ///< what malloc has from the system
+};
+MemoryBaseline read_memory_baseline() noexcept;
+
 struct BufferInfo {
   std::uint64_t bytes = 0;        ///< as the runtime counts them
   const void* address = nullptr;  ///< in this process; null where the memory is elsewhere
