@@ -1,8 +1,11 @@
 # Every source file of ours, by name: the only such list.
 set(MELT_CORE_SOURCES
+  cpp/src/allocation_log.cpp
   cpp/src/clock.cpp
   cpp/src/environment.cpp
   cpp/src/json.cpp
+  cpp/src/memory_level.cpp
+  cpp/src/memory_records.cpp
   cpp/src/models/gguf.cpp
   cpp/src/models/gguf_check.cpp
   cpp/src/models/gguf_file.cpp
@@ -14,6 +17,11 @@ set(MELT_CORE_SOURCES
   cpp/src/run_metadata.cpp
   cpp/src/runtimes/registry.cpp
   cpp/src/runtimes/synthetic.cpp
+  cpp/src/sensors/interference.cpp
+  cpp/src/sensors/memory_account.cpp
+  cpp/src/sensors/proc_file.cpp
+  cpp/src/sensors/process_memory.cpp
+  cpp/src/sensors/sampler.cpp
   cpp/src/trace/reader.cpp
   cpp/src/trace/writer.cpp
 )
@@ -21,6 +29,7 @@ set(MELT_CORE_SOURCES
 # The only sources that see ggml.h and llama.h.
 set(MELT_LLAMA_CPP_SOURCES
   cpp/src/runtimes/llama_cpp/attribution.cpp
+  cpp/src/runtimes/llama_cpp/memory_hooks.cpp
   cpp/src/runtimes/llama_cpp/op_cost.cpp
   cpp/src/runtimes/llama_cpp/op_hooks.cpp
   cpp/src/runtimes/llama_cpp/runtime.cpp
@@ -46,6 +55,7 @@ set(MELT_TEST_SOURCES
   cpp/tests/test_clock.cpp
   cpp/tests/test_fuzz.cpp
   cpp/tests/test_gguf.cpp
+  cpp/tests/test_memory.cpp
   cpp/tests/test_recorder.cpp
   cpp/tests/test_run.cpp
   cpp/tests/test_trace.cpp

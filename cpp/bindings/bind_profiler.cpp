@@ -73,6 +73,7 @@ RunOptions make_options(const std::string& prompt, bool parse_special, const std
 void bind_profiler(py::module_& m) {
   m.attr("LEVEL_TOKENS") = kLevelTokens;
   m.attr("LEVEL_OPS") = kLevelOps;
+  m.attr("LEVEL_MEMORY") = kLevelMemory;
 
   py::class_<RunOptions>(m, "RunOptions", "What a run is to do.")
       .def(py::init(&make_options), py::kw_only(), py::arg("prompt"), py::arg("parse_special"), py::arg("prompt_ids"),

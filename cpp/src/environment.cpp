@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
@@ -132,8 +133,13 @@ double peak_rss_bytes() noexcept {
 #if defined(__linux__)
   try {
     const std::string kb = proc_value("/proc/self/status", "VmHWM");
-    if (!kb.empty())
-      return std::strtod(kb.c_str(), nullptr) * 1024.0;
+    if (!kb.empty()) {
+      // Level memory makes the kernel forget the peak between runs: keep what was seen before.
+      static std::atomic<double> highest{0.0};
+      const double peak = std::max(highest.load(), std::strtod(kb.c_str(), nullptr) * 1024.0);
+      highest.store(peak);
+      return peak;
+    }
   } catch (...) {
     return std::nan("");
   }

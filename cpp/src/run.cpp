@@ -9,6 +9,7 @@
 #include "json.h"
 #include "melt/environment.h"
 #include "melt/error.h"
+#include "memory_level.h"
 #include "op_records.h"
 #include "overhead.h"
 #include "repetition.h"
@@ -45,8 +46,10 @@ FileHeader make_header(const LoadedModel& model, const ClockCalibration& calibra
 LoadedModel::LoadedModel(const std::string& runtime_name, ModelOptions options)
     : options_(std::move(options)), runtime_(make_runtime(runtime_name)) {
   check_options(options_);
+  options_.allocations = &allocations_;
   page_cache_ratio_ = melt::page_cache_ratio(options_.path);
   clock_ = runtime_->make_clock(options_);
+  memory_before_load_ = read_memory_baseline();
   calibration_ = std::make_unique<ClockCalibration>(*clock_);
   start_wall_ns_ =
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -80,7 +83,7 @@ class Profiler::Impl {
         writer_(sink, make_header(model, calibration_)),
         record_writer_(writer_, calibration_),
         recorder_(model.options().n_threads, limits) {
-    require(levels_ != 0, "no level given: choose from tokens, ops");
+    require(levels_ != 0, "no level given: choose from tokens, ops, memory");
     if (wants_ops() && source() == nullptr) {
       throw Error(ErrorKind::kInvalidArgument,
                   "runtime " + model.runtime().name() + " cannot record level ops: use --levels tokens");
@@ -88,6 +91,8 @@ class Profiler::Impl {
     writer_.write_metadata(metadata);
     writer_.write_metadata(head_metadata(model, model.session().info(), levels, limits));
     writer_.write(ChunkKind::kPhases, std::vector<PhaseRecord>{model.load_phase()});
+    if ((levels_ & kLevelMemory) != 0)
+      memory_ = std::make_unique<MemoryLevel>(model, writer_);
   }
 
   RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition);
@@ -120,6 +125,7 @@ class Profiler::Impl {
   TraceWriter writer_;
   OpRecordWriter record_writer_;
   OpRecorder recorder_;
+  std::unique_ptr<MemoryLevel> memory_;  // null without that level
   std::uint32_t n_runs_ = 0;
   std::uint32_t n_tokens_ = 0;
   bool overhead_done_ = false;
@@ -186,6 +192,7 @@ void Profiler::Impl::record_repetition(const RunOptions& options, std::size_t n_
   }
   try {
     const RecordingScope recording(wants_ops() ? source() : nullptr, recorder_);
+    const MemoryScope sampling(memory_.get());
     execute(options, rep);
   } catch (...) {
     rep.stop = StopReason::kError;
@@ -280,6 +287,8 @@ void Profiler::Impl::write(const Repetition& rep) {
     run.n_dropped = counts.n_dropped;
   }
   writer_.write(ChunkKind::kRuns, std::vector<RunRecord>{run});
+  if (memory_)
+    memory_->write_run();
   n_tokens_ += static_cast<std::uint32_t>(tokens.size());
   ++n_runs_;
   writer_.flush();
@@ -301,6 +310,8 @@ void Profiler::Impl::finish() {
   calibration_.refine();
   if (!model_.loaded())
     writer_.write(ChunkKind::kPhases, std::vector<PhaseRecord>{model_.unload_phase()});
+  if (memory_)
+    memory_->write_allocations();
   writer_.write_metadata(tail_metadata(calibration_));
   writer_.finish();
 }

@@ -27,6 +27,8 @@ std::string levels_json(std::uint32_t levels) {
     names += "\"tokens\"";
   if ((levels & kLevelOps) != 0)
     names += names.empty() ? "\"ops\"" : ", \"ops\"";
+  if ((levels & kLevelMemory) != 0)
+    names += names.empty() ? "\"memory\"" : ", \"memory\"";
   return "[" + names + "]";
 }
 

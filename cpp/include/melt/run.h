@@ -42,16 +42,22 @@ class LoadedModel {
   PhaseRecord unload_phase() const noexcept { return unload_phase_; }
   /// Share of the model file that was in the page cache before the load; NaN if it is no file.
   double page_cache_ratio() const noexcept { return page_cache_ratio_; }
+  /// Every buffer of the runtime since the load; releases are in it once the model is unloaded.
+  const AllocationLog& allocations() const noexcept { return allocations_; }
+  /// What the process held before the load.
+  MemoryBaseline memory_before_load() const noexcept { return memory_before_load_; }
   /// Held while a run is under way.
   std::mutex& in_use() noexcept { return in_use_; }
 
  private:
   ModelOptions options_;
+  AllocationLog allocations_;  // before the session, which writes to it to its end
   std::unique_ptr<Runtime> runtime_;
   std::unique_ptr<Clock> clock_;
   std::unique_ptr<ClockCalibration> calibration_;
   std::int64_t start_wall_ns_ = 0;
   double page_cache_ratio_ = 0.0;
+  MemoryBaseline memory_before_load_{};
   std::unique_ptr<Session> session_;
   PhaseRecord load_phase_{};
   PhaseRecord unload_phase_{};

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "melt/clock.h"
+#include "melt/memory.h"
 #include "melt/recorder.h"
 
 namespace melt {
@@ -30,6 +31,8 @@ struct ModelOptions {
   std::function<bool(float)> on_progress;
   /// Evaluation stops soon after this becomes true. May be null; must outlive the session.
   const std::atomic<bool>* cancel = nullptr;
+  /// Where the runtime notes the buffers that it allocates and releases. May be null; must outlive the session.
+  AllocationLog* allocations = nullptr;
 };
 
 struct ModelInfo {

@@ -28,6 +28,8 @@ class SensorSource {
   virtual const std::vector<Channel>& channels() const noexcept = 0;
   /// Writes one value for each channel, NaN where a reading failed. Allocation-free; called by the sampling thread.
   virtual void read(double* values) noexcept = 0;
+  /// How often it may be read: a sampler that is faster reads it every so many times.
+  virtual double max_rate_hz() const noexcept { return 1e6; }
 };
 
 /// The readings of one source at one time; a row of values as channels() orders them.
@@ -46,7 +48,8 @@ struct SamplerReport {
   double jitter_p95_ns = 0;  ///< lateness against the deadline
 };
 
-/// Starts a thread that reads all sources `rate_hz` times a second until stop(). One sampler at a time per owner.
+/// Reads all sources `rate_hz` times a second, in a thread of its own, from start() to stop(). start() and stop() read
+/// them once more in the caller's thread, so that even a short run has two readings. One sampler at a time per owner.
 class Sampler {
  public:
   Sampler(const Clock& clock, std::vector<std::unique_ptr<SensorSource>> sources, double rate_hz, std::size_t max_rows);

@@ -15,6 +15,8 @@ namespace {
 
 constexpr std::uint32_t kVocabulary = 256;  // a token is a byte
 constexpr std::int32_t kEndOfText = 0;
+constexpr std::int64_t kMaxBufferBytes = std::int64_t{1} << 30;
+constexpr std::int64_t kMaxKvBytes = 1024;
 constexpr std::int64_t kStartNs = 1'000;  // in which all threads have left the first barrier
 
 class ByteText final : public TextCodec {
@@ -116,6 +118,15 @@ class SyntheticSession final : public Session {
     info_.n_vocab = kVocabulary;
     info_.n_ctx = info_.n_ctx_train = options.n_ctx == 0 ? 4096 : options.n_ctx;
     info_.n_batch = options.n_batch;
+    allocate(MemoryCategory::kWeights, model_.weights_bytes);
+    allocate(MemoryCategory::kKv, model_.kv_bytes * info_.n_ctx);
+    allocate(MemoryCategory::kCompute, model_.compute_bytes);
+    allocate(MemoryCategory::kOutput, kVocabulary * sizeof(float));
+  }
+
+  ~SyntheticSession() override {
+    for (const Buffer& buffer : buffers_)
+      options_.allocations->released(buffer.id, clock_.ticks());
   }
 
   const ModelInfo& info() const noexcept override { return info_; }
@@ -146,6 +157,24 @@ class SyntheticSession final : public Session {
   std::int32_t sample() override { return static_cast<std::int32_t>(1 + (state_ >> 7) % (kVocabulary - 1)); }
 
  private:
+  struct Buffer {
+    std::vector<char> bytes;
+    std::uint32_t id;
+  };
+
+  void allocate(MemoryCategory category, std::uint64_t size) {
+    if (options_.allocations == nullptr)
+      return;
+    buffers_.push_back({std::vector<char>(size), kNone});
+    BufferInfo info;
+    info.bytes = size;
+    info.address = buffers_.back().bytes.data();
+    info.category = category;
+    info.backend = "CPU";
+    info.type = "synthetic";
+    buffers_.back().id = options_.allocations->allocated(std::move(info), clock_.ticks());
+  }
+
   bool cancelled() const { return options_.cancel != nullptr && options_.cancel->load(std::memory_order_relaxed); }
 
   static void stamp(melt_stamp_ring& ring, std::uint64_t ticks, NodeRange nodes) noexcept {
@@ -229,6 +258,7 @@ class SyntheticSession final : public Session {
   SyntheticOps ops_;
   ModelInfo info_;
   ByteText text_;
+  std::vector<Buffer> buffers_;
   std::uint32_t n_past_ = 0;
   std::uint32_t n_evaluations_ = 0;
   std::uint32_t state_ = 0;
@@ -270,11 +300,18 @@ SyntheticModel SyntheticModel::parse(const std::string& description) {
       model.skew = static_cast<std::uint32_t>(number);
     } else if (key == "fail_at" && in(0, UINT32_MAX)) {
       model.fail_at = static_cast<std::uint32_t>(number);
+    } else if (key == "weights_bytes" && in(0, kMaxBufferBytes)) {
+      model.weights_bytes = static_cast<std::uint64_t>(number);
+    } else if (key == "kv_bytes" && in(0, kMaxKvBytes)) {
+      model.kv_bytes = static_cast<std::uint64_t>(number);
+    } else if (key == "compute_bytes" && in(0, kMaxBufferBytes)) {
+      model.compute_bytes = static_cast<std::uint64_t>(number);
     } else if (key == "clock" && (value == "simulated" || value == "host")) {
       model.simulated_clock = value == "simulated";
     } else {
       throw Error(ErrorKind::kModel, "synthetic model description: \"" + pair +
-                                         "\" is not one of layers, op_ns, skew, fail_at with a number in range, or "
+                                         "\" is not one of layers, op_ns, skew, fail_at, weights_bytes, "
+                                         "kv_bytes, compute_bytes with a number in range, or "
                                          "clock=simulated|host");
     }
     begin = end + 1;

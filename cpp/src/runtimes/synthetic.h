@@ -7,6 +7,7 @@
 //   op_ns=100000 duration of a MUL_MAT on thread 0 for one token; a norm takes a tenth, an ADD a fifth of it
 //   skew=10      percent by which each further thread is faster, so that it waits
 //   clock=simulated | host   simulated: exact and instant; host: threads that spin on the steady clock
+//   weights_bytes=4096, kv_bytes=64 (per context token), compute_bytes=2048: buffers that it holds; output: 1024
 //   fail_at=0    throw in the evaluation of that number, counted from 1; 0: never
 #pragma once
 
@@ -25,6 +26,9 @@ struct SyntheticModel {
   std::uint32_t skew = 10;
   bool simulated_clock = true;
   std::uint32_t fail_at = 0;
+  std::uint64_t weights_bytes = 4096;
+  std::uint64_t kv_bytes = 64;  // per token of the context
+  std::uint64_t compute_bytes = 2048;
 
   /// Raises: Error(kModel) for an unknown key or a value out of range.
   static SyntheticModel parse(const std::string& description);

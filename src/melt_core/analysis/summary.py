@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from melt_core.analysis.checks import stability_warnings
 from melt_core.analysis.conservation import Conservation, GraphGap, conservation_of, graph_gap_of
+from melt_core.analysis.interference import host_warnings
 from melt_core.analysis.overhead import Overhead, overhead_of
 from melt_core.analysis.stats import Stat
 from melt_core.trace.format import RUN_WARMUP, ChunkKind, Phase, StopReason
@@ -151,7 +152,11 @@ def summarize(trace: Trace) -> Summary:
         graph_gap=gap,
         overhead=overhead,
         missing=missing,
-        warnings=(*trace.warnings, *stability_warnings(trace, figures, counts, conservation, measured)),
+        warnings=(
+            *trace.warnings,
+            *stability_warnings(trace, figures, counts, conservation, measured),
+            *host_warnings(trace, measured),
+        ),
     )
 
 

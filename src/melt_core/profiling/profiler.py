@@ -29,7 +29,7 @@ from melt_core.runtime.session import LLM
 from melt_core.trace import Trace
 
 #: What can be recorded; each level includes what it needs of the others.
-LEVELS: Mapping[str, int] = {"tokens": _core.LEVEL_TOKENS, "ops": _core.LEVEL_OPS}
+LEVELS: Mapping[str, int] = {"tokens": _core.LEVEL_TOKENS, "ops": _core.LEVEL_OPS, "memory": _core.LEVEL_MEMORY}
 
 #: Room for the ops of one run, all threads, in memory. Beyond it graphs are dropped, and counted.
 DEFAULT_LOG_BYTES = 1 << 28
@@ -220,7 +220,8 @@ def profile(
 
     Args:
         llm: A loaded model.
-        levels: What to record: ``"tokens"`` (runs, phases, tokens) and ``"ops"`` (each op on each thread).
+        levels: What to record: ``"tokens"`` (runs, phases, tokens), ``"ops"`` (each op on each thread) and ``"memory"``
+            (buffers of the runtime, memory of the process, disturbance by the host).
         output: Where the trace is written while it grows; by default a temporary file that goes with the trace.
         metadata: A JSON-able mapping of your own, merged into the trace's metadata.
         ring_stamps: Ops of one graph that a thread can record.

@@ -17,6 +17,7 @@ from melt_core.analysis.views import layer_times, n_steps, token_timeline, top_o
 from melt_core.report import _charts as charts
 from melt_core.report import human
 from melt_core.report._charts import Bar, Palette, esc
+from melt_core.report._memory import memory_body
 from melt_core.trace.format import Phase
 from melt_core.trace.metadata import number
 
@@ -62,6 +63,7 @@ def trace_sections(subject: Subject, *, is_first: bool) -> str:
         _latency,
         _one_token,
         _slowest,
+        _memory,
         _metadata,
     )
     return _header(subject, is_first=is_first) + "".join(maker(subject) for maker in makers)
@@ -284,6 +286,12 @@ def _slowest(subject: Subject) -> str:
     note = "All measured runs together. Bytes/s and FLOP/s are derived: what the op needs by formula / its time."
     body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     return section("The ops that take longest", note, body)
+
+
+def _memory(subject: Subject) -> str:
+    body = memory_body(subject.trace)
+    note = "After the last run. Bytes: reserved; resident: in RAM. What no row explains is unaccounted."
+    return section("Where the memory went", note, body) if body else ""
 
 
 def flatten(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

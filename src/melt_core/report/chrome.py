@@ -1,6 +1,6 @@
 """Chrome's JSON trace format, for ui.perfetto.dev (open the file there; nothing is uploaded) or chrome://tracing.
 
-One process per trace; tracks: phases, tokens, one per thread. Events are complete ("X"), times in us since the trace
+One process per trace; tracks: phases, tokens, one per thread, and counters of level memory. Events are complete ("X"), times in us since the trace
 began. A wait at a barrier is a slice of its own, behind the op that waits.
 Format: "Trace Event Format", https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 """
@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from melt_core.analysis.memory import live_bytes
+from melt_core.analysis.samples import series_of
 from melt_core.report._rows import op_tables
 from melt_core.trace.metadata import text
 
@@ -44,6 +46,7 @@ def _blocks(trace: Trace, run: int | None) -> Iterator[list[str]]:
     ]
     yield list(_phase_events(trace, run))
     yield list(_token_events(trace, run))
+    yield list(_counter_events(trace, run))
     threads: set[int] = set()
     for table in op_tables(trace, run=run):
         threads.update(table["thread"].tolist())
@@ -86,6 +89,28 @@ def _token_events(trace: Trace, run: int | None) -> Iterator[str]:
             args = {"run": row.run, "index": row.index, "token_id": row.token_id, "n_tokens": row.n_tokens}
             name = json.dumps(f"token {row.index}")
             yield _slice(_TOKENS, name, row.phase or "?", row.start_ns, row.duration_ns, json.dumps(args))
+
+
+def _counter_events(trace: Trace, run: int | None) -> Iterator[str]:
+    """Yields samples, and the runtime's buffers by category, as counter tracks."""
+    start_ns, end_ns = _interval(trace, run)
+    for name, series in series_of(trace).items():
+        shown = series if run is None else series.between(start_ns, end_ns)
+        for time_ns, value in zip(shown.time_ns.tolist(), shown.values.tolist(), strict=True):
+            yield _counter(f"{name} [{series.unit}]", time_ns, value)
+    for category, (times, sizes) in live_bytes(trace).items():
+        for time_ns, size in zip(times.tolist(), sizes.tolist(), strict=True):
+            if run is None or start_ns <= time_ns <= end_ns:
+                yield _counter(f"buffers/{category} [B]", time_ns, size)
+
+
+def _interval(trace: Trace, run: int | None) -> tuple[int, int]:
+    rows = [row for row in trace.runs if row.run == run]
+    return (rows[0].start_ns, rows[0].start_ns + rows[0].duration_ns) if rows else (0, 0)
+
+
+def _counter(name: str, time_ns: int, value: float) -> str:
+    return f'{{"ph":"C","pid":{_PID},"ts":{_us(time_ns)},"name":{json.dumps(name)},"args":{{"value":{value!r}}}}}'
 
 
 def _op_events(table: Table) -> Iterator[str]:

@@ -176,8 +176,9 @@ class _Assembly:
             self._n_known = {kind: self._count(kind) for kind in NUMBERED}
         self._check_run_numbers()
         self._stand_in_for_graphs()
+        checks = {ChunkKind.OPS: self._keep_sound_ops, ChunkKind.SAMPLES: self._keep_sound_samples}
         for kind in RECORDS:
-            check = self._keep_sound_ops if kind == ChunkKind.OPS else self._clear_references
+            check = checks.get(kind, self._clear_references)
             self._records[kind] = [check(kind, records) for records in self._records[kind]]
         self._check_topologies()
         return {kind: tuple(part for part in parts if len(part)) for kind, parts in self._records.items()}
@@ -252,6 +253,18 @@ class _Assembly:
         if not n_wrong:
             return records
         self._found.warn(f"{n_wrong} op records refer to rows that are not in the trace, and were left out")
+        kept: Records = records[sound]
+        return kept
+
+    def _keep_sound_samples(self, kind: int, records: Records) -> Records:
+        """Returns the samples whose channel is in the trace."""
+        del kind
+        known = [part["channel"] for part in self._records[ChunkKind.CHANNELS]]
+        sound = np.isin(records["channel"], np.concatenate([*known, np.zeros(0, np.uint32)]))
+        n_wrong = len(records) - int(np.count_nonzero(sound))
+        if not n_wrong:
+            return records
+        self._found.warn(f"{n_wrong} samples are of a channel that is not in the trace, and were left out")
         kept: Records = records[sound]
         return kept
 

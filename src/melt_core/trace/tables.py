@@ -19,6 +19,8 @@ from melt_core.trace.format import (
     TOKEN_CUT,
     TOKEN_END_OF_TEXT,
     ChunkKind,
+    MemoryCategory,
+    MemoryEvent,
     Phase,
     StopReason,
 )
@@ -154,6 +156,32 @@ def prompts(trace: Trace) -> Table:
     """One row per prompt token, in order, for replay."""
     parts = _parts(trace, ChunkKind.PROMPTS)
     return _table(parts, _fields(parts, "run", "token_id", missing={"run": NONE}))
+
+
+def allocations(trace: Trace) -> Table:
+    """One row per buffer of the runtime that comes or goes; a release has the `buffer_id` of its allocation."""
+    parts = _parts(trace, ChunkKind.ALLOCATIONS)
+    columns = _fields(parts, "time_ns")
+    columns["category"] = _named(FieldColumn(parts, "category"), MemoryCategory)
+    columns |= _fields(parts, "bytes")
+    columns["event"] = _named(FieldColumn(parts, "event"), MemoryEvent)
+    for name in ("backend", "buffer"):
+        columns[name] = DerivedColumn(FieldColumn(parts, name), decode_text, "")
+    return _table(parts, columns | _fields(parts, "buffer_id", missing={"buffer_id": NONE}))
+
+
+def samples(trace: Trace) -> Table:
+    """One row per reading; site, kind, unit and source are those of its channel."""
+    parts = _parts(trace, ChunkKind.SAMPLES)
+    channels = trace.records(ChunkKind.CHANNELS)
+    numbers, rows = np.unique(channels["channel"], return_index=True)
+    position = DerivedColumn(FieldColumn(parts, "channel"), lambda column: np.searchsorted(numbers, column))
+    columns = _fields(parts, "time_ns")
+    for name in ("site", "kind", "unit"):
+        columns[name] = LookupColumn(position, decode_text(channels[name][rows]), "")
+    columns |= _fields(parts, "value")
+    columns["source"] = LookupColumn(position, decode_text(channels["source"][rows]), "")
+    return _table(parts, columns)
 
 
 def ops(trace: Trace) -> Table:

@@ -140,6 +140,16 @@ class Trace:
         """One row per prompt token, in order."""
         return tables.prompts(self)
 
+    @cached_property
+    def allocations(self) -> Table:
+        """One row per buffer of the runtime that comes or goes; level memory."""
+        return tables.allocations(self)
+
+    @cached_property
+    def samples(self) -> Table:
+        """One row per reading of a sensor; level memory."""
+        return tables.samples(self)
+
     # Records as stored, for analysis
 
     def chunks(self, kind: ChunkKind) -> tuple[NDArray[Any], ...]:

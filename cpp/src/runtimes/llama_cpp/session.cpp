@@ -7,6 +7,7 @@
 
 #include "melt/error.h"
 #include "melt/gguf.h"
+#include "memory_hooks.h"
 
 namespace melt::llama_cpp {
 namespace {
@@ -56,7 +57,7 @@ void refuse_impossible_context(const llama_model* model, const ModelOptions& opt
 
 }  // namespace
 
-LlamaSession::LlamaSession(const ModelOptions& options) : cancel_(options.cancel) {
+LlamaSession::LlamaSession(const ModelOptions& options) : cancel_(options.cancel), allocations_(options.allocations) {
   initialise();
   read_gguf(options.path);  // refuses what llama.cpp would abort on
   load_model(options);
@@ -76,6 +77,7 @@ LlamaSession::~LlamaSession() {
 
 void LlamaSession::load_model(const ModelOptions& options) {
   SetupGuard guard;
+  const MemoryScope scope(allocations_, MemoryStage::kModel);
   llama_model_params params = llama_model_default_params();
   params.n_gpu_layers = 0;
   params.load_mode = options.use_mmap ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
@@ -97,6 +99,7 @@ void LlamaSession::load_model(const ModelOptions& options) {
 
 void LlamaSession::make_context(const ModelOptions& options) {
   SetupGuard guard;
+  const MemoryScope scope(allocations_, MemoryStage::kContext);
   llama_context_params params = llama_context_default_params();
   params.n_ctx = options.n_ctx;
   params.n_batch = options.n_batch;
@@ -166,6 +169,7 @@ EvalStatus LlamaSession::evaluate(const std::int32_t* ids, std::size_t n) {
   if (n > info_.n_ctx - n_past_)
     return EvalStatus::kContextFull;
   has_logits_ = false;
+  const MemoryScope scope(allocations_, MemoryStage::kEvaluation);
   batch_.n_tokens = static_cast<std::int32_t>(n);
   for (std::size_t i = 0; i < n; ++i) {
     batch_.token[i] = ids[i];

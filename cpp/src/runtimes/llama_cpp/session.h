@@ -33,6 +33,7 @@ class LlamaSession final : public Session {
   void fill_info(const ModelOptions& options);
 
   const std::atomic<bool>* cancel_;
+  AllocationLog* allocations_;
   ModelInfo info_;
   Owned<llama_model> model_;
   Owned<ggml_threadpool> pool_;  // freed after the context that it is attached to

@@ -4,12 +4,10 @@
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
-#include <map>
 #include <mutex>
-#include <vector>
 
-#include "ggml-backend-impl.h"
 #include "ggml-cpu.h"
+#include "memory_hooks.h"
 
 namespace melt::llama_cpp {
 namespace {
@@ -41,28 +39,13 @@ void on_abort(const char* message) {
   std::fprintf(stderr, "melt: llama.cpp aborted: %s\n", message);  // ggml_abort ends the process next
 }
 
-using AllocBuffer = ggml_backend_buffer_t (*)(ggml_backend_buffer_type_t, std::size_t);
-std::map<ggml_backend_buffer_type_t, AllocBuffer>& original_alloc() {
-  static std::map<ggml_backend_buffer_type_t, AllocBuffer> table;  // filled once, in initialise()
-  return table;
-}
-
-/// Linux grants more memory than there is and kills the process when it is touched: refuse before.
-ggml_backend_buffer_t checked_alloc(ggml_backend_buffer_type_t type, std::size_t size) {
+bool admit_buffer(std::size_t size) {
   const std::uint64_t available = available_memory();
-  if (size > available) {
-    setup.refused = "a buffer of " + std::to_string(size >> 20) + " MiB is needed, " + std::to_string(available >> 20) +
-                    " MiB of memory are available";
-    return nullptr;
-  }
-  return original_alloc().at(type)(type, size);
-}
-
-void check_allocations_of(ggml_backend_buffer_type_t type) {
-  if (type == nullptr || original_alloc().count(type) != 0)
-    return;
-  original_alloc()[type] = type->iface.alloc_buffer;
-  type->iface.alloc_buffer = checked_alloc;
+  if (size <= available)
+    return true;
+  setup.refused = "a buffer of " + std::to_string(size >> 20) + " MiB is needed, " + std::to_string(available >> 20) +
+                  " MiB of memory are available";
+  return false;
 }
 
 /// A build for another CPU would end with SIGILL in the middle of a graph: say so before.
@@ -90,22 +73,6 @@ void check_cpu() {
 #endif
 }
 
-void check_allocations() {
-  static_assert(GGML_BACKEND_API_VERSION == 2, "ggml's buffer type changed: read ggml-backend-impl.h before going on");
-  for (std::size_t i = 0; i < ggml_backend_dev_count(); ++i) {
-    ggml_backend_dev_t device = ggml_backend_dev_get(i);
-    check_allocations_of(ggml_backend_dev_buffer_type(device));
-    check_allocations_of(ggml_backend_dev_host_buffer_type(device));
-    const auto extra = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(
-        ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), "ggml_backend_dev_get_extra_bufts"));
-    if (extra == nullptr)
-      continue;
-    for (ggml_backend_buffer_type_t* type = extra(device); type != nullptr && *type != nullptr; ++type) {
-      check_allocations_of(*type);
-    }
-  }
-}
-
 }  // namespace
 
 std::uint64_t available_memory() {
@@ -130,7 +97,7 @@ void initialise() {
     llama_log_set(on_log, nullptr);
     ggml_set_abort_callback(on_abort);
     llama_backend_init();
-    check_allocations();
+    install_memory_hooks(admit_buffer);
   });
 }
 

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <time.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "melt/sensor.h"
+
+namespace melt {
+namespace {
+
+std::int64_t cpu_ns() noexcept {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<std::int64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
+}
+
+struct Row {
+  std::uint64_t ticks;
+  std::uint32_t source;
+  std::size_t offset;  // of its values
+};
+
+}  // namespace
+
+class Sampler::Impl {
+ public:
+  Impl(const Clock& clock, std::vector<std::unique_ptr<SensorSource>> sources, double rate_hz, std::size_t max_rows)
+      : clock_(clock),
+        sources_(std::move(sources)),
+        period_ns_(static_cast<std::int64_t>(1e9 / rate_hz)),
+        max_rows_(max_rows) {
+    for (const auto& source : sources_) {
+      every_.push_back(std::max(1L, std::lround(rate_hz / std::min(rate_hz, source->max_rate_hz()))));
+      widest_ = std::max(widest_, source->channels().size());
+    }
+    rows_.reserve(max_rows_);
+    values_.resize(max_rows_ * widest_);  // written here: no page fault in the run
+    lateness_.reserve(max_rows_);
+  }
+
+  ~Impl() { stop(); }
+
+  void start() {
+    stop();
+    rows_.clear();
+    lateness_.clear();
+    report_ = {};
+    ending_ = false;
+    read_due(0);
+    thread_ = std::thread([this] { work(); });
+  }
+
+  void stop() noexcept {
+    if (!thread_.joinable())
+      return;
+    {
+      const std::lock_guard<std::mutex> guard(mutex_);
+      ending_ = true;
+    }
+    wake_.notify_one();
+    thread_.join();
+    read_due(0);
+    report_.n_rows = rows_.size();
+    if (!lateness_.empty()) {
+      const auto p95 = lateness_.begin() + static_cast<std::ptrdiff_t>((lateness_.size() - 1) * 95 / 100);
+      std::nth_element(lateness_.begin(), p95, lateness_.end());
+      report_.jitter_p95_ns = *p95;
+    }
+  }
+
+  const std::vector<std::unique_ptr<SensorSource>>& sources() const noexcept { return sources_; }
+  const SamplerReport& report() const noexcept { return report_; }
+  std::size_t n_rows() const noexcept { return rows_.size(); }
+  SampleRow row(std::size_t i) const noexcept { return {rows_[i].ticks, rows_[i].source, &values_[rows_[i].offset]}; }
+
+ private:
+  using SteadyTime = std::chrono::time_point<std::chrono::steady_clock>;
+
+  void work() noexcept {
+    const std::int64_t cpu_begin = cpu_ns();
+    const SteadyTime begin = std::chrono::steady_clock::now();
+    const std::chrono::nanoseconds period(period_ns_);
+    SteadyTime deadline = begin;
+    deadline += period;
+    for (long tick = 1; !wait_until(deadline); ++tick) {
+      read_due(tick);
+      deadline += period;
+      const SteadyTime now = std::chrono::steady_clock::now();
+      if (now > deadline + period) {  // deadlines that passed meanwhile are not made up for
+        const auto missed = (now - deadline) / period;
+        report_.n_late += static_cast<std::uint64_t>(missed);
+        deadline += missed * period;
+      }
+    }
+    report_.cpu_seconds = static_cast<double>(cpu_ns() - cpu_begin) / 1e9;
+    report_.wall_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
+
+  /// Returns true when it is to end. The lock is the sampling thread's and stop()'s alone.
+  bool wait_until(SteadyTime deadline) noexcept {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (wake_.wait_until(lock, deadline, [this] { return ending_; }))
+      return true;
+    if (lateness_.size() < lateness_.capacity()) {
+      lateness_.push_back(std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - deadline).count());
+    }
+    return false;
+  }
+
+  void read_due(long tick) noexcept {
+    for (std::size_t i = 0; i < sources_.size(); ++i) {
+      if (tick % every_[i] != 0)
+        continue;
+      if (rows_.size() == max_rows_) {
+        ++report_.n_dropped;
+        continue;
+      }
+      const std::size_t offset = rows_.size() * widest_;
+      sources_[i]->read(&values_[offset]);
+      rows_.push_back({clock_.ticks(), static_cast<std::uint32_t>(i), offset});
+    }
+  }
+
+  const Clock& clock_;
+  std::vector<std::unique_ptr<SensorSource>> sources_;
+  std::int64_t period_ns_;
+  std::size_t max_rows_;
+  std::size_t widest_ = 1;
+  std::vector<long> every_;
+  std::vector<Row> rows_;
+  std::vector<double> values_;
+  std::vector<double> lateness_;
+  SamplerReport report_;
+  std::thread thread_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool ending_ = false;
+};
+
+Sampler::Sampler(const Clock& clock, std::vector<std::unique_ptr<SensorSource>> sources, double rate_hz,
+                 std::size_t max_rows)
+    : impl_(std::make_unique<Impl>(clock, std::move(sources), rate_hz, max_rows)) {}
+
+Sampler::~Sampler() = default;
+
+void Sampler::start() {
+  impl_->start();
+}
+
+void Sampler::stop() noexcept {
+  impl_->stop();
+}
+
+std::size_t Sampler::n_rows() const noexcept {
+  return impl_->n_rows();
+}
+
+SampleRow Sampler::row(std::size_t i) const noexcept {
+  return impl_->row(i);
+}
+
+SamplerReport Sampler::report() const noexcept {
+  return impl_->report();
+}
+
+const std::vector<std::unique_ptr<SensorSource>>& Sampler::sources() const noexcept {
+  return impl_->sources();
+}
+
+}  // namespace melt
