@@ -86,6 +86,7 @@ def test_ctrl_c_ends_the_decode_of_a_real_model_between_two_ops(
     child = start_python(script, demo, output, 8192, 8000)
     assert child.stdout is not None
     assert child.stdout.readline() == "running\n"
+    time.sleep(0.5)  # from the callback that printed this into the run: nothing can be polled for that
     sent_s = time.monotonic()
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=TIMEOUT_S)
