@@ -5,8 +5,8 @@
 #include <cmath>
 
 #include "json.h"
-#include "memory_records.h"
 #include "melt/recorder.h"
+#include "memory_records.h"
 
 namespace melt {
 namespace {

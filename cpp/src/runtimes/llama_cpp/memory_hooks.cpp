@@ -79,7 +79,7 @@ Buffers& buffers() {
 struct ThreadState {
   AllocationLog* log = nullptr;
   MemoryStage stage = MemoryStage::kModel;
-  int depth = 0;                                  // a buffer type may allocate through another one
+  int depth = 0;                                   // a buffer type may allocate through another one
   std::vector<ggml_backend_buffer_t> undecided{};  // made in this scope
 };
 thread_local ThreadState thread;

@@ -57,8 +57,7 @@ void refuse_impossible_context(const llama_model* model, const ModelOptions& opt
 
 }  // namespace
 
-LlamaSession::LlamaSession(const ModelOptions& options)
-    : cancel_(options.cancel), allocations_(options.allocations) {
+LlamaSession::LlamaSession(const ModelOptions& options) : cancel_(options.cancel), allocations_(options.allocations) {
   initialise();
   read_gguf(options.path);  // refuses what llama.cpp would abort on
   load_model(options);
