@@ -69,9 +69,8 @@ TEST_CASE("without the level nothing of memory is in the trace") {
   const auto bytes = record(kLevelTokens | kLevelOps, true);
   const TraceContents trace = read_trace(bytes.data(), bytes.size());
   for (const ChunkKind kind : {ChunkKind::kAllocations, ChunkKind::kChannels, ChunkKind::kSamples}) {
-    CHECK(std::none_of(trace.chunks.begin(), trace.chunks.end(), [&](const TraceChunk& chunk) {
-      return chunk.header.kind == static_cast<std::uint32_t>(kind);
-    }));
+    CHECK(std::none_of(trace.chunks.begin(), trace.chunks.end(),
+                       [&](const TraceChunk& chunk) { return chunk.header.kind == static_cast<std::uint32_t>(kind); }));
   }
 }
 

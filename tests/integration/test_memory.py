@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import melt_core as melt
+from melt_core.analysis.memory import memory_of
 from melt_core.trace.format import ChunkKind, MemoryCategory, MemoryEvent
+
+from .conftest import Outcome
 
 #: What llama.cpp itself states for SmolLM2-135M Q4_1 at a context of 512 with one output.
 DEMO_BYTES = {"weights": 96_576_768, "output": 196_608, "kv": 11_796_480, "compute": 14_692_384}
@@ -38,3 +43,41 @@ def test_everything_allocated_is_released_at_unload(trace: melt.Trace) -> None:
         live[int(row["buffer_id"]), int(row["category"])] += int(row["bytes"]) * (1 if came else -1)
     assert len(live) == len(DEMO_BYTES)
     assert set(live.values()) == {0}
+
+
+def test_every_megabyte_is_accounted_for(trace: melt.Trace) -> None:
+    account = memory_of(trace)
+    rows = {row.category: row for row in account.rows}
+    assert account.unaccounted_ratio is not None
+    assert abs(account.unaccounted_ratio) <= 0.05
+    for category, size in DEMO_BYTES.items():
+        assert rows[category].bytes == rows[category].peak_bytes == size
+    resident = {name: rows[name].resident_bytes for name in ("weights", "kv", "compute", "output")}
+    assert all(size is not None and 0 < size <= DEMO_BYTES[name] for name, size in resident.items())
+    process = rows["process"]
+    assert process.resident_bytes is not None
+    assert process.peak_bytes is not None
+    assert process.resident_bytes <= process.peak_bytes
+
+
+def test_the_sampler_reports_on_itself(trace: melt.Trace) -> None:
+    sensors = trace.metadata["sensors"]
+    assert sensors["sampler"]["rate_hz"] == 100
+    assert sensors["sampler"]["n_dropped"] == 0
+    assert sensors["sampler"]["cpu_seconds"] > 0
+    assert all(reason for reason in sensors["missing"].values())
+    kinds = {f"{row.site}/{row.kind}" for row in trace.samples} | set(sensors["missing"])
+    assert {"process/rss", "process/minor_faults", "process/pss", "model_file/page_cache", "machine/steal"} <= kinds
+
+
+def test_read_weights_and_the_command(demo: Path, cli: Callable[..., Outcome], tmp_path: Path) -> None:
+    done = cli(
+        "profile", demo, "--prompt-tokens", 8, "--max-tokens", 2, "--ctx", 512, "--threads", 1, "--repeats", 1,
+        "--warmup", 0, "--levels", "tokens,memory", "--no-mmap", "--no-repack", "-o", tmp_path / "t.melt",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    rows = json.loads(cli("memory", tmp_path / "t.melt", "--json").out)
+    found = {row["category"]: row for row in rows}
+    assert found["weights"]["bytes"] == DEMO_BYTES["weights"]
+    assert found["weights"]["resident_bytes"] > 0.99 * DEMO_BYTES["weights"]
+    assert abs(found["unaccounted"]["resident_bytes"]) <= 0.05 * found["process"]["resident_bytes"]

@@ -108,7 +108,8 @@ class Sampler::Impl {
     if (wake_.wait_until(lock, deadline, [this] { return ending_; }))
       return true;
     if (lateness_.size() < lateness_.capacity()) {
-      lateness_.push_back(std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - deadline).count());
+      lateness_.push_back(
+          std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - deadline).count());
     }
     return false;
   }

@@ -21,7 +21,8 @@ std::string sysfs_root();
 
 /// Cheap enough for 100 Hz: resident set in all and of files, page faults, context switches.
 std::unique_ptr<SensorSource> make_process_memory(MissingChannels& missing);
-/// What takes the kernel longer, milliseconds, so every two seconds: swap, proportional share, heap, page cache of `model`.
+/// What takes the kernel longer, milliseconds, so every two seconds: swap, proportional share, heap, page cache of
+/// `model`.
 std::unique_ptr<SensorSource> make_process_detail(const std::string& model, MissingChannels& missing);
 /// What others did to this machine meanwhile, 10 times a second: stolen time, pressure, frequency.
 std::unique_ptr<SensorSource> make_interference(MissingChannels& missing);

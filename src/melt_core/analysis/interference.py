@@ -44,7 +44,7 @@ def host_warnings(trace: Trace, measured: NDArray[Any]) -> list[str]:
 
 
 def _share(counter: Series | None, spans: Sequence[tuple[int, int]]) -> float:
-    """Returns by how much a counter of seconds grew within the spans / the time between its readings; NaN: not known."""
+    """Returns growth of a counter of seconds within the spans / the time between its readings; NaN: not known."""
     if counter is None:
         return float("nan")
     grown, covered = 0.0, 0.0

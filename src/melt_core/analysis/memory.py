@@ -122,7 +122,7 @@ def _buffer_row(
     before = sizes if at_ns is None else sizes[times <= at_ns]
     now = float(before[-1]) if len(before) else 0.0
     resident = _known(held.get(f"buffers/{name}/resident"))
-    return MemoryRow(name, now, resident, float(sizes.max()), "runtime; resident: /proc/self/pagemap")
+    return MemoryRow(name, now, resident, float(sizes.max()), "runtime; resident: pagemap")
 
 
 def _anonymous_bytes(trace: Trace, at_ns: int | None) -> float:
@@ -149,7 +149,7 @@ def _heap_row(trace: Trace, held: Mapping[str, float], buffers: float) -> Memory
     resident = None
     if anonymous is not None:
         resident = min(size, max(anonymous - _resident(held, _anonymous_categories(trace)), 0.0))
-    return MemoryRow("heap", size, resident, None, "mallinfo2 since before the load, without buffers")
+    return MemoryRow("heap", size, resident, None, "mallinfo2 since load, less buffers")
 
 
 def _program_row(trace: Trace, held: Mapping[str, float]) -> MemoryRow:
@@ -160,7 +160,7 @@ def _program_row(trace: Trace, held: Mapping[str, float]) -> MemoryRow:
     if before is not None and grown is not None and anonymous is not None and file is not None:
         mapped = _resident(held, _categories(trace) - _anonymous_categories(trace))
         before += max(grown - anonymous - mapped - file, 0.0)
-    return MemoryRow("program", None, before, None, "RSS before the load, and code touched since")
+    return MemoryRow("program", None, before, None, "RSS before load, and code since")
 
 
 def _since_load(trace: Trace, held: Mapping[str, float], kind: str) -> float | None:

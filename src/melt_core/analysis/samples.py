@@ -42,7 +42,7 @@ class Series:
         return Series(self.site, self.kind, self.unit, self.source, self.time_ns[kept], self.values[kept])
 
     def growth(self, start_ns: int, end_ns: int) -> float:
-        """Returns by how much a counter grew between its first and last reading in an interval; NaN for fewer than two."""
+        """Returns by how much a counter grew between first and last reading in an interval; NaN for fewer than two."""
         found = self.between(start_ns, end_ns)
         return float(found.values[-1]) - float(found.values[0]) if len(found.values) > 1 else float("nan")
 
@@ -56,6 +56,8 @@ def series_of(trace: Trace) -> dict[str, Series]:
     for row, number in enumerate(channels["channel"].tolist()):
         own = samples[samples["channel"] == number]
         own = own[np.isfinite(own["value"])]
-        series = Series(*(text[name][row] for name in text), time_ns=own["time_ns"], values=own["value"])
+        series = Series(
+            **{name: values[row] for name, values in text.items()}, time_ns=own["time_ns"], values=own["value"]
+        )
         found.setdefault(series.name, series)
     return found

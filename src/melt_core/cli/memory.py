@@ -41,11 +41,10 @@ def _lines(account: MemoryAccount) -> list[str]:
     from melt_core.report import human
     from melt_core.report.text import WIDTH
 
-    lines = [f"{'category':<12}{'bytes':>10}{'resident':>10}{'peak':>10}  source"]
+    lines = [f"{'category':<12}{'bytes':>9}{'resident':>10}{'peak':>9}  source"]
     for row in account.rows:
-        sizes = "".join(f"{human.size_bytes(size):>10}" for size in (row.bytes, row.resident_bytes, row.peak_bytes))
-        source = textwrap.shorten(row.source, WIDTH - 44, placeholder=" ...")
-        lines.append(f"{row.category:<12}{sizes}  {source}")
+        sizes = [human.size_bytes(size) for size in (row.bytes, row.resident_bytes, row.peak_bytes)]
+        lines.append(f"{row.category:<12}{sizes[0]:>9}{sizes[1]:>10}{sizes[2]:>9}  {row.source}"[:WIDTH])
     lines.append("")
     lines.append(f"unaccounted: {human.percent(account.unaccounted_ratio)} of the process's resident memory")
     peaks = ", ".join(f"{name} {human.size_bytes(peak)}" for name, peak in account.phase_peak_rss_bytes.items())

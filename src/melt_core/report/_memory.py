@@ -33,7 +33,9 @@ def memory_body(trace: Trace) -> str:
         f'<div class="scroll"><table><thead><tr><th>category</th>{head}<th>source</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
-    missing = "".join(f"<dt>Missing: {esc(name)}</dt><dd>{esc(reason)}</dd>" for name, reason in account.missing.items())
+    missing = "".join(
+        f"<dt>Missing: {esc(name)}</dt><dd>{esc(reason)}</dd>" for name, reason in account.missing.items()
+    )
     return table + _timeline(series_of(trace)) + (f"<dl>{missing}</dl>" if missing else "")
 
 

@@ -13,7 +13,7 @@ import mmap
 import os
 import stat
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,7 +176,10 @@ class _Assembly:
             self._n_known = {kind: self._count(kind) for kind in NUMBERED}
         self._check_run_numbers()
         self._stand_in_for_graphs()
-        checks = {ChunkKind.OPS: self._keep_sound_ops, ChunkKind.SAMPLES: self._keep_sound_samples}
+        checks: dict[int, Callable[[int, Records], Records]] = {
+            ChunkKind.OPS: self._keep_sound_ops,
+            ChunkKind.SAMPLES: self._keep_sound_samples,
+        }
         for kind in RECORDS:
             check = checks.get(kind, self._clear_references)
             self._records[kind] = [check(kind, records) for records in self._records[kind]]
