@@ -30,14 +30,16 @@ std::uint64_t sum_of_numbers(std::uint64_t first, std::uint64_t n) {
 /// Memory in which each 8-byte word holds its own number.
 class Words {
  public:
-  Words(std::uint64_t bytes, const RoundOptions& threads) : bytes_(bytes) {
+  Words(std::uint64_t bytes, bool huge_pages, const RoundOptions& threads) : bytes_(bytes) {
     void* mapping = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapping == MAP_FAILED)
       throw Error(ErrorKind::kOutOfMemory, "cannot map " + std::to_string(bytes) +
                                                " bytes to measure bandwidth: free memory, or set a smaller limit");
     words_ = static_cast<std::uint64_t*>(mapping);
 #if defined(MADV_HUGEPAGE)
-    madvise(mapping, bytes, MADV_HUGEPAGE);  // a ceiling: the fewest page walks that the system offers
+    madvise(mapping, bytes, huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+#else
+    static_cast<void>(huge_pages);
 #endif
     ceilings::run_on_threads(threads, [&](std::uint32_t thread) {  // first touched by those who will read
       const std::uint64_t n = bytes_ / 8, first = n * thread / threads.n_threads;
@@ -139,7 +141,7 @@ class Measuring {
     for (const Planned& plan : planned_)
       largest = std::max(largest, plan.set.bytes);
     step("preparing memory");
-    const Words words(largest, rounds(*std::max_element(counts_.begin(), counts_.end())));
+    const Words words(largest, options_.huge_pages, rounds(*std::max_element(counts_.begin(), counts_.end())));
     for (const Planned& plan : planned_) {
       step("read " + plan.set.name + ", " + std::to_string(plan.n_threads) + " thr");
       const std::uint64_t slice = plan.set.bytes / 8 / plan.n_threads;

@@ -37,6 +37,7 @@ def measure_raw(
     *,
     thread_counts: list[int],
     pin_threads: bool,
+    huge_pages: bool,
     measurement_s: float,
     max_memory_bytes: int,
     on_progress: Callable[[str, float], None] | None,
@@ -49,6 +50,7 @@ def measure_raw(
     result = _core.measure_ceilings(
         thread_counts=[checked_number("a thread count", count, low=1) for count in thread_counts],
         pin_threads=pin_threads,
+        huge_pages=huge_pages,
         measurement_s=measurement_s,
         max_memory_bytes=checked_number("max_memory_bytes", max_memory_bytes, high=2**63 - 1),
         on_progress=on_progress,
