@@ -1,6 +1,14 @@
 # Every source file of ours, by name: the only such list.
 set(MELT_CORE_SOURCES
   cpp/src/allocation_log.cpp
+  cpp/src/ceilings/ceilings.cpp
+  cpp/src/ceilings/cpu_x86.cpp
+  cpp/src/ceilings/kernels_amx.cpp
+  cpp/src/ceilings/kernels_arm64.cpp
+  cpp/src/ceilings/kernels_other.cpp
+  cpp/src/ceilings/kernels_x86.cpp
+  cpp/src/ceilings/rounds.cpp
+  cpp/src/ceilings/working_sets.cpp
   cpp/src/clock.cpp
   cpp/src/environment.cpp
   cpp/src/json.cpp
@@ -41,6 +49,7 @@ set(MELT_LLAMA_CPP_SOURCES
 
 set(MELT_BINDING_SOURCES
   cpp/bindings/module.cpp
+  cpp/bindings/bind_ceilings.cpp
   cpp/bindings/bind_errors.cpp
   cpp/bindings/bind_models.cpp
   cpp/bindings/bind_profiler.cpp
@@ -52,6 +61,7 @@ set(MELT_BINDING_SOURCES
 set(MELT_TEST_SOURCES
   cpp/tests/counting_allocator.cpp
   cpp/tests/main.cpp
+  cpp/tests/test_ceilings.cpp
   cpp/tests/test_clock.cpp
   cpp/tests/test_fuzz.cpp
   cpp/tests/test_gguf.cpp

@@ -6,6 +6,7 @@
 
 namespace melt::python {
 
+void bind_ceilings(pybind11::module_& m);
 void bind_errors(pybind11::module_& m);
 void bind_models(pybind11::module_& m);
 void bind_sessions(pybind11::module_& m);

@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, m) {
   melt::python::bind_sessions(m);
   melt::python::bind_profiler(m);
   melt::python::bind_trace_format(m);
+  melt::python::bind_ceilings(m);
 }

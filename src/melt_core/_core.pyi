@@ -4,7 +4,7 @@ The compiled core of melt_core. Private: use the names in melt_core.
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['GgufHeader', 'GgufTensor', 'LEVEL_MEMORY', 'LEVEL_OPS', 'LEVEL_TOKENS', 'ModelInfo', 'Profiler', 'RunOptions', 'RunResult', 'Session', 'Tokenizer', 'build_json', 'counter_is_invariant', 'device_json', 'error_kinds', 'read_gguf', 'record_layouts', 'runtime_details', 'runtime_names']
+__all__: list[str] = ['AbsentCeiling', 'Ceiling', 'CeilingKind', 'CeilingResult', 'GgufHeader', 'GgufTensor', 'LEVEL_OPS', 'LEVEL_TOKENS', 'ModelInfo', 'Profiler', 'RunOptions', 'RunResult', 'Session', 'Tokenizer', 'build_json', 'counter_is_invariant', 'device_json', 'error_kinds', 'measure_ceilings', 'read_gguf', 'record_layouts', 'runtime_details', 'runtime_names']
 class GgufTensor:
     """
     One tensor of a GGUF file.
@@ -162,6 +162,117 @@ class Profiler:
         """
         Runs warm-up and repetitions with the GIL released.
         """
+class CeilingKind:
+    """
+    What a ceiling limits.
+    
+    Members:
+    
+      read_bandwidth
+    
+      flops
+    """
+    __members__: typing.ClassVar[dict[str, CeilingKind]]
+    flops: typing.ClassVar[CeilingKind]
+    read_bandwidth: typing.ClassVar[CeilingKind]
+    @typing.overload
+    def __eq__(self, other: CeilingKind) -> bool:
+        ...
+    @typing.overload
+    def __eq__(self, other: typing.Any) -> bool:
+        ...
+    def __getstate__(self) -> int:
+        ...
+    def __hash__(self) -> int:
+        ...
+    def __index__(self) -> int:
+        ...
+    def __init__(self, value: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __int__(self) -> int:
+        ...
+    @typing.overload
+    def __ne__(self, other: CeilingKind) -> bool:
+        ...
+    @typing.overload
+    def __ne__(self, other: typing.Any) -> bool:
+        ...
+    def __repr__(self) -> str:
+        ...
+    def __setstate__(self, state: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __str__(self) -> str:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def value(self) -> int:
+        ...
+class Ceiling:
+    """
+    One measured ceiling, in bytes/s or flop/s.
+    """
+    @property
+    def best(self) -> float:
+        ...
+    @property
+    def kind(self) -> CeilingKind:
+        ...
+    @property
+    def median(self) -> float:
+        ...
+    @property
+    def n_rounds(self) -> int:
+        ...
+    @property
+    def n_threads(self) -> int:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def working_set_bytes(self) -> int:
+        """
+        Of all threads; 0 for arithmetic.
+        """
+class AbsentCeiling:
+    """
+    One that cannot be measured here.
+    """
+    @property
+    def kind(self) -> CeilingKind:
+        ...
+    @property
+    def n_threads(self) -> int:
+        """
+        0: whatever their number.
+        """
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def reason(self) -> str:
+        ...
+class CeilingResult:
+    """
+    All of them.
+    """
+    @property
+    def absent(self) -> list[AbsentCeiling]:
+        ...
+    @property
+    def ceilings(self) -> list[Ceiling]:
+        ...
+    @property
+    def notes(self) -> list[str]:
+        ...
+    @property
+    def pinned(self) -> bool:
+        ...
+    @property
+    def read_instructions(self) -> str:
+        ...
 def build_json() -> str:
     """
     How this module was built, as a JSON object.
@@ -177,6 +288,10 @@ def device_json() -> str:
 def error_kinds() -> dict[str, int]:
     """
     Name -> number of each kind, so that a test can compare them with melt_core.errors.
+    """
+def measure_ceilings(*, thread_counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], pin_threads: bool, huge_pages: bool, measurement_s: typing.SupportsFloat | typing.SupportsIndex, max_memory_bytes: typing.SupportsInt | typing.SupportsIndex, on_progress: collections.abc.Callable[[str, float], None] | None) -> CeilingResult:
+    """
+    Measures bandwidth and arithmetic ceilings with the GIL released. What on_progress raises ends it.
     """
 def read_gguf(path: bytes) -> GgufHeader:
     """
@@ -194,6 +309,5 @@ def runtime_names() -> list[str]:
     """
     Names of the runtimes compiled into this build.
     """
-LEVEL_MEMORY: int = 4
 LEVEL_OPS: int = 2
 LEVEL_TOKENS: int = 1

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// For processors that have no kernels of their own here: plain C++, whatever the compiler makes of it.
+#include "kernels.h"
+
+#if !defined(__x86_64__) && !defined(__aarch64__)
+
+namespace melt::ceilings {
+namespace {
+
+std::uint64_t read_words(const std::uint64_t* words, std::size_t n_words) {
+  std::uint64_t sums[8] = {};
+  for (const std::uint64_t* end = words + n_words; words != end; words += 8)
+    MELT_EACH_CHAIN(i, 8) sums[i] += words[i];
+  std::uint64_t sum = 0;
+  for (const std::uint64_t part : sums)
+    sum += part;
+  return sum;
+}
+
+}  // namespace
+
+Reader best_reader() {
+  return {read_words, "8-byte loads"};
+}
+
+std::vector<Family> families() {
+  return {{"f32_scalar", "", 0, nullptr, "this version has kernels for x86-64 and arm64 only"}};
+}
+
+}  // namespace melt::ceilings
+
+#endif
