@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _WIDTH, _HEIGHT = 1000, 600
 _LEFT, _RIGHT, _TOP, _BOTTOM = 92, 24, 24, 56
 _MAX_RADIUS, _MIN_RADIUS = 26.0, 3.5
-_MAX_LABELS = 9
+_MAX_LABELS = 18
+_MIN_LABEL_SHARE = 0.01
 _CHAR_WIDTH, _LINE_HEIGHT = 7.1, 15.0
 _SAME_ROOF = 1.08  # roofs closer than this are drawn as one
 _MAX_ROOFS = 4
@@ -137,6 +138,7 @@ def _drawing(found: Sequence[Roofline]) -> str:
     bandwidths = _distinct((rate, f"{human.size_bytes(rate)}/s at {human.size_bytes(size)}")
                            for each in found for size, rate in each.bandwidths)  # fmt: skip
     rates = _distinct((rate, f"{human.count(rate, 'FLOP/s')} {name}") for each in found for name, rate in each.rates)
+    bandwidths.sort()  # the slowest, memory's, is the roof that weights are under
     x, y = _scales(found, bandwidths, rates)
     bubbles = list(_bubbles(found, x, y))
     taken: list[_Box] = []
@@ -183,7 +185,7 @@ def _axes(x: _Scale, y: _Scale) -> str:
     for value in y.decades:
         at = y(value)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        label = human.count(value, "FLOP/s")
+        label = human.count(value, "FLOP/s").replace(".00 ", " ").replace(".0 ", " ")
         parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{label}</text>')
     middle = (_LEFT + right) / 2
     title = "arithmetic intensity, FLOP per byte"
@@ -212,7 +214,7 @@ def _roofs(
     for at, (rate, name) in enumerate(rates):
         start = x.low if steepest is None else max(x.low, rate / steepest)
         parts.append(_roof((start, x.high), (rate, rate), x, y, minor=at > 0))
-        box = _name_box(name, _WIDTH - _RIGHT - 6 - len(name) * _CHAR_WIDTH, y(rate) - 13)
+        box = _name_box(name, _WIDTH - _RIGHT - 6 - len(name) * _CHAR_WIDTH, y(rate) - 19)
         while any(box.overlap(other) for other in taken):
             box = _name_box(name, box.x0, box.y0 + 19)
         taken.append(box)
@@ -220,13 +222,17 @@ def _roofs(
             f'<text class="roof-name halo" x="{_WIDTH - _RIGHT - 6}" y="{box.y1 - 3:.1f}" text-anchor="end">'
             f"{esc(name)}</text>"
         )
-    if bandwidths and rates:
-        ridge = rates[0][0] / bandwidths[0][0]
-        parts.append(
-            f'<line class="ridge" x1="{x(ridge):.1f}" x2="{x(ridge):.1f}" y1="{y(rates[0][0]):.1f}" '
-            f'y2="{_HEIGHT - _BOTTOM}"><title>ridge at {human.significant(ridge)} FLOP per byte</title></line>'
-        )
+    parts += [_ridge(bandwidth, rate, x, y) for bandwidth, _ in bandwidths[:1] for rate, _ in rates[:2]]
     return "".join(parts)
+
+
+def _ridge(bandwidth: float, rate: float, x: _Scale, y: _Scale) -> str:
+    at, bottom = x(rate / bandwidth), _HEIGHT - _BOTTOM
+    name = f"ridge {human.significant(rate / bandwidth, 2)}"
+    return (
+        f'<line class="ridge" x1="{at:.1f}" x2="{at:.1f}" y1="{y(rate):.1f}" y2="{bottom}"/>'
+        f'<text class="roof-name halo" transform="translate({at - 5:.1f} {bottom - 8}) rotate(-90)">{name}</text>'
+    )
 
 
 def _roof(xs: tuple[float, float], ys: tuple[float, float], x: _Scale, y: _Scale, *, minor: bool) -> str:
@@ -243,7 +249,7 @@ def _slope_name(name: str, bandwidth: float, start: float, end: float, at: int, 
     anchor = "end" if along > 0.7 else "middle" if along > 0.2 else "start"
     x_at, y_at = x(position), y(position * bandwidth)
     return (
-        f'<text class="roof-name halo" transform="translate({x_at:.1f} {y_at:.1f}) rotate({angle:.1f})" y="-6" '
+        f'<text class="roof-name halo" transform="translate({x_at:.1f} {y_at:.1f}) rotate({angle:.1f})" y="-8" '
         f'text-anchor="{anchor}">{esc(name)}</text>'
     )
 
@@ -276,7 +282,8 @@ def _circle(bubble: _Bubble) -> str:
 def _labels(bubbles: Sequence[_Bubble], taken: list[_Box]) -> str:
     """Names the largest bubbles where there is room: beside, above or below, else farther off with a line to them."""
     parts, obstacles = [], [bubble.box for bubble in bubbles]
-    for bubble in bubbles[: 2 * _MAX_LABELS]:
+    named = [bubble for bubble in bubbles if bubble.row.share >= _MIN_LABEL_SHARE]
+    for bubble in named[:_MAX_LABELS]:
         name = human.plain(bubble.row.key or "other")
         name = name if len(name) <= 28 else name[:27] + "~"
         own = bubble.box
@@ -303,7 +310,7 @@ def _places(name: str, bubble: _Bubble) -> Iterator[_Box]:
     yield _name_box(name, x - reach - width, y - half)
     yield _name_box(name, x - width / 2, y - reach - _LINE_HEIGHT)
     yield _name_box(name, x - width / 2, y + reach)
-    for distance in (18, 34, 52, 72):
+    for distance in (14, 30):
         for side, up in ((1, -1), (1, 1), (-1, -1), (-1, 1)):
             x0 = x + reach + distance / 2 if side > 0 else x - reach - distance / 2 - width
             yield _name_box(name, x0, y - half + up * (reach + distance))

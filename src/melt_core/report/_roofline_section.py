@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from melt_core.trace.trace import Trace
 
 _MAX_ROWS = 8
-_HEADINGS = ("share", "bytes/s", "FLOP/s", "FLOP/byte", "bound by", "of ceiling")
+_HEADINGS = ("share", "of ceiling", "bound by", "bytes/s", "FLOP/s", "FLOP/byte")
 
 
 def roofline_section(trace: Trace, ceilings: Ceilings) -> str:
@@ -42,7 +42,7 @@ def roofline_section(trace: Trace, ceilings: Ceilings) -> str:
     rest = f'<p class="note">Not drawn, without FLOPs or a formula: {esc(", ".join(absent))}.</p>' if absent else ""
     warnings = [warning for each in found for warning in each.warnings]
     doubts = "".join(f'<p class="note">{esc(warning)}</p>' for warning in dict.fromkeys(warnings))
-    tables = '<div class="columns">' + "".join(_table(each) for each in found if each.rows) + "</div>"
+    tables = "".join(_table(each) for each in found if each.rows)
     return section(
         "How near to the machine's ceilings?", note, f"<ul>{lines}</ul>{inline(found)}{legend}{rest}{doubts}{tables}"
     )
@@ -52,7 +52,7 @@ def _table(found: Roofline) -> str:
     head = "<th>op type</th>" + "".join(f'<th class="num">{name}</th>' for name in _HEADINGS)
     rows = "".join(_row(row) for row in found.rows[:_MAX_ROWS])
     return (
-        f'<div><h3>{found.phase.capitalize()}</h3><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f'<br><div><h3>{found.phase.capitalize()}</h3><div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div></div>"
     )
 
@@ -62,11 +62,11 @@ def _row(row: RooflineRow) -> str:
     rate = human.size_bytes(row.bytes_per_s)
     values = (
         human.percent(row.share),
+        human.percent(row.ceiling_ratio),
+        row.bound or row.reason,
         rate if rate == human.MISSING else f"{rate}/s",
         human.count(row.flop_per_s),
         human.MISSING if intensity is None else human.significant(intensity, 2),
-        row.bound or "no formula",
-        human.percent(row.ceiling_ratio),
     )
     cells = "".join(f'<td class="num">{esc(value)}</td>' for value in values)
     return f"<tr><td>{esc(row.key or 'other')}</td>{cells}</tr>"
