@@ -71,3 +71,8 @@ set(MELT_TEST_SOURCES
   cpp/tests/test_sampler.cpp
   cpp/tests/test_trace.cpp
 )
+
+# The only tests that see ggml.h.
+set(MELT_LLAMA_CPP_TEST_SOURCES
+  cpp/tests/test_op_cost.cpp
+)

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf import GGMLQuantizationType
+from gguf import GGMLQuantizationType, GGUFReader
 
 import melt_core as melt
+from fakes.ceilings import FakeCeilings
 from fakes.tiny_models import ARCHITECTURES, Dims, is_recurrent_layer, write_model
+from melt_core.analysis.mbu import mbu_of
+from melt_core.analysis.roofline import PHASES, roofline
 
 MODULES = {
     "attention", "ffn", "norm", "rope", "kv-cache", "embedding", "lm_head", "ssm", "residual", "sampling",
@@ -214,7 +217,7 @@ def test_the_selective_scan_reads_and_writes_its_state(vocabularies: Path, tmp_p
     profiled = record(write_model(tmp_path / "mamba.gguf", "mamba"), "mamba")
     channels, state = DIMS.inner, DIMS.state
     for row in (row for row in profiled.decode_ops() if row["op_type"] == "SSM_SCAN"):
-        assert row["flops"] == 6 * channels * state
+        assert row["flops"] == 7 * channels * state
         # state, x and dt, A, B and C, and the state's row number
         assert row["bytes_read"] == 4 * (channels * state + 2 * channels + channels * state + 2 * state + 1)
         assert row["bytes_written"] == 4 * (channels + channels * state)
@@ -238,3 +241,33 @@ def test_output_is_the_same_with_and_without_mapping_the_file(vocabularies: Path
     path = write_model(tmp_path / "llama.gguf")
     traces = [record(path, "llama", use_mmap=use_mmap).trace for use_mmap in (True, False)]
     assert traces[0].summary().output_token_ids == traces[1].summary().output_token_ids
+
+
+def test_each_op_has_a_place_under_the_roofs(profiled: Profiled) -> None:
+    for phase in PHASES:
+        found = roofline(profiled.trace, FakeCeilings(), phase=phase)
+        assert set(found.no_formula) <= {"SAMPLE", "TOKENIZE"}
+        placed = [row for row in found.rows if row.ceiling_ratio is not None]
+        rest = {row.key: row.reason for row in found.rows if row.ceiling_ratio is None and row.key != "SAMPLE"}
+        assert set(rest.values()) <= {"it reads and writes nothing"}, rest  # of state space models: clears no state
+        assert all(row.ceiling_ratio > 0 and row.bound in ("bandwidth", "compute") for row in placed)
+    mbu = mbu_of(profiled.trace, FakeCeilings())
+    assert mbu.reason is None
+    assert mbu.weight_bytes
+    assert mbu.kv_bytes
+
+
+@pytest.mark.parametrize("arch", ["llama", "qwen2", "gemma2", "phi3"])
+def test_a_decode_step_reads_all_weights_of_the_file_and_the_positions_so_far(
+    vocabularies: Path, tmp_path: Path, arch: str
+) -> None:
+    path = write_model(tmp_path / "m.gguf", arch)
+    profiled = record(path, arch)
+    sizes = {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(path).tensors}
+    # Of the embedding one row is looked up; where it is also the output matrix, it is read as that.
+    table = sizes.pop("token_embd.weight") if "output.weight" in sizes else 0
+    expected = sum(sizes.values()) + DIMS.embd * 2
+    mbu = mbu_of(profiled.trace, FakeCeilings())
+    assert mbu.weight_bytes == expected, f"without a table of {table} bytes"
+    # Steps 1 and 2 attend to 6 and 7 positions of 2 heads of 32 f16 in K and V of each layer.
+    assert mbu.kv_bytes == 6.5 * 2 * DIMS.kv_heads * DIMS.head * 2 * DIMS.layers

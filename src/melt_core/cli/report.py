@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from melt_core.cli._ceilings import cached_ceilings
 from melt_core.cli._output import open_trace
 
 
@@ -24,5 +25,5 @@ def run(args: argparse.Namespace) -> int:
     """Writes the report."""
     from melt_core.report import report
 
-    report([open_trace(path) for path in args.traces], args.output)
+    report([open_trace(path) for path in args.traces], args.output, ceilings=cached_ceilings())
     return 0

@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from melt_core.analysis.roofline import Ceilings
     from melt_core.trace import Trace
 
 __all__ = ["report"]
 
 
-def report(traces: Trace | Sequence[Trace], path: str | os.PathLike[str]) -> None:
+def report(traces: Trace | Sequence[Trace], path: str | os.PathLike[str], *, ceilings: Ceilings | None = None) -> None:
     """Writes an HTML report of one trace, or of several side by side.
 
     Args:
         traces: One trace or several.
         path: The file to write, whole or not at all.
+        ceilings: Of the machine that the traces are of: adds a roofline to each.
 
     Raises:
         InvalidArgumentError: if there is no trace.
@@ -25,4 +27,4 @@ def report(traces: Trace | Sequence[Trace], path: str | os.PathLike[str]) -> Non
     """
     from melt_core.report.html import write  # `import melt_core` imports this package: keep that light
 
-    write(traces, path)
+    write(traces, path, ceilings=ceilings)

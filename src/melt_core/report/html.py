@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 from melt_core.errors import InvalidArgumentError
 from melt_core.report._charts import DEFINITIONS, esc
 from melt_core.report._compare import comparison
+from melt_core.report._roofline_section import CHART_CSS, roofline_section
 from melt_core.report._sections import Subject, trace_sections
 from melt_core.report._style import CSS
 from melt_core.trace.storage import written_atomically
 
 if TYPE_CHECKING:
+    from melt_core.analysis.roofline import Ceilings
     from melt_core.trace.trace import Trace
 
 _METHOD = """
@@ -43,26 +45,29 @@ multiply and an add count two. "-": no formula for this op, which is not 0</dd>
 """
 
 
-def write(traces: Trace | Sequence[Trace], path: str | os.PathLike[str]) -> None:
+def write(traces: Trace | Sequence[Trace], path: str | os.PathLike[str], *, ceilings: Ceilings | None = None) -> None:
     """Writes the report as one file; see `melt_core.report.report`."""
-    text = render(traces)
+    text = render(traces, ceilings=ceilings)
     with written_atomically(path) as file:
         file.write(text.encode("utf-8", "replace"))
 
 
-def render(traces: Trace | Sequence[Trace]) -> str:
+def render(traces: Trace | Sequence[Trace], *, ceilings: Ceilings | None = None) -> str:
     """Returns the report as HTML text. Raises: InvalidArgumentError if there is no trace."""
     listed = list(traces) if isinstance(traces, Sequence) else [traces]
     if not listed:
         raise InvalidArgumentError("a report needs at least one trace")
     subjects = [Subject.of(trace, number) for number, trace in enumerate(listed)]
     body = [comparison(subjects)] if len(subjects) > 1 else []
-    body += [trace_sections(subject, is_first=len(subjects) == 1) for subject in subjects]
+    for subject in subjects:
+        body.append(trace_sections(subject, is_first=len(subjects) == 1))
+        if ceilings is not None:
+            body.append(roofline_section(subject.trace, ceilings))
     title = ", ".join(subject.title for subject in subjects)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{esc(title)} - melt report</title><style>{CSS}</style></head>\n"
+        f"<title>{esc(title)} - melt report</title><style>{CSS}{CHART_CSS}</style></head>\n"
         f"<body>{DEFINITIONS}<main>{''.join(body)}<section>{_METHOD}</section>"
         "<footer>Made by melt_core from the trace alone. This file refers to nothing outside itself.</footer>"
         "</main></body></html>\n"

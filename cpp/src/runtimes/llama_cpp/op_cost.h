@@ -15,6 +15,10 @@ struct OpCost {
 
 OpCost cost_of(const CapturedNode& node, const CapturedTensor* sources);
 
+/// Adds a node of a fused group to the group's cost, which begins with zeros. The result of `before`, the node that the
+/// group executes just before it (null for the first), is neither written nor read.
+void add_to_group(OpCost& group, const CapturedNode& node, const CapturedTensor* sources, const CapturedNode* before);
+
 /// Bytes of a tensor's elements: not the span of a view, and the real size of repacked weights.
 double tensor_bytes(const CapturedTensor& tensor);
 

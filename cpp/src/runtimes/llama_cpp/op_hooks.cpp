@@ -30,21 +30,6 @@ const char* buffer_name(const CapturedTensor& tensor) {
   return tensor.buffer_type == nullptr ? "none" : ggml_backend_buft_name(tensor.buffer_type);
 }
 
-/// Adds one node of a group to the group's definition: an intermediate result is neither written nor read.
-void add_node(OpDefinition& definition, const CapturedNode& node, const CapturedTensor* sources,
-              const CapturedNode* before) {
-  const OpCost cost = cost_of(node, sources);
-  definition.flops += cost.flops;
-  definition.bytes_read += cost.bytes_read;
-  definition.bytes_written = cost.bytes_written;
-  if (before == nullptr)
-    return;
-  for (std::uint32_t i = 0; i < node.n_sources; ++i) {
-    if (sources[i].root == before->tensor.root)
-      definition.bytes_read -= tensor_bytes(sources[i]);
-  }
-}
-
 }  // namespace
 
 OpHooks::OpHooks(std::size_t nodes_hint) : nodes_hint_(nodes_hint) {
@@ -103,13 +88,14 @@ std::vector<OpDefinition> OpHooks::describe(std::uint32_t slot, const std::vecto
   for (const auto& [first, last] : groups) {
     OpDefinition definition{};
     std::string op_type;
+    OpCost cost{};
     const CapturedNode* before = nullptr;
     for (std::uint32_t index = first; index <= last; ++index) {
       const auto found = row_of_index.find(index);
       if (found == row_of_index.end())
         continue;  // a view between fused nodes
       const CapturedNode& node = topology.nodes[found->second];
-      add_node(definition, node, topology.sources(node), before);
+      add_to_group(cost, node, topology.sources(node), before);
       op_type += (op_type.empty() ? "" : "+") + op_type_of(node);
       ++definition.n_fused;
       before = &node;
@@ -118,6 +104,9 @@ std::vector<OpDefinition> OpHooks::describe(std::uint32_t slot, const std::vecto
     const CapturedNode& result = *before;
     const Attribution& attribution = attributions[row_of_index.at(last)];
     definition.node = first;
+    definition.flops = cost.flops;
+    definition.bytes_read = cost.bytes_read;
+    definition.bytes_written = cost.bytes_written;
     definition.layer = attribution.layer;
     set_text(definition.op, result.tensor.name);
     set_text(definition.op_type, op_type);
