@@ -4,7 +4,7 @@ The compiled core of melt_core. Private: use the names in melt_core.
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['AbsentCeiling', 'Ceiling', 'CeilingKind', 'CeilingResult', 'GgufHeader', 'GgufTensor', 'LEVEL_OPS', 'LEVEL_TOKENS', 'ModelInfo', 'Profiler', 'RunOptions', 'RunResult', 'Session', 'Tokenizer', 'build_json', 'counter_is_invariant', 'device_json', 'error_kinds', 'measure_ceilings', 'read_gguf', 'record_layouts', 'runtime_details', 'runtime_names']
+__all__: list[str] = ['AbsentCeiling', 'Ceiling', 'CeilingKind', 'CeilingResult', 'GgufHeader', 'GgufTensor', 'LEVEL_MEMORY', 'LEVEL_OPS', 'LEVEL_TOKENS', 'ModelInfo', 'Profiler', 'RunOptions', 'RunResult', 'Session', 'Tokenizer', 'build_json', 'counter_is_invariant', 'device_json', 'error_kinds', 'measure_ceilings', 'read_gguf', 'record_layouts', 'runtime_details', 'runtime_names']
 class GgufTensor:
     """
     One tensor of a GGUF file.
@@ -309,5 +309,6 @@ def runtime_names() -> list[str]:
     """
     Names of the runtimes compiled into this build.
     """
+LEVEL_MEMORY: int = 4
 LEVEL_OPS: int = 2
 LEVEL_TOKENS: int = 1
