@@ -2,36 +2,58 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import contextlib
+from dataclasses import dataclass
 
-from melt_core.errors import MeltError
-
-if TYPE_CHECKING:
-    from melt_core.analysis.roofline import Ceilings
-
-_MODULE = "melt_core.profiling.ceilings"
+from melt_core.analysis.ceilings import Ceilings
+from melt_core.errors import InvalidArgumentError, MeltError
 
 
-def cached_ceilings() -> Ceilings | None:
-    """Returns the ceilings that were measured on this machine before; None if there are none."""
-    try:
-        module: Any = importlib.import_module(_MODULE)
-    except ModuleNotFoundError as error:
-        if error.name != _MODULE:
-            raise
+@dataclass(frozen=True)
+class MachineCeilings:
+    """The measured ceilings as a roofline asks for them: plain rates, None where nothing was measured."""
+
+    measured: Ceilings
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Names of the instruction families that were measured."""
+        return self.measured.families()
+
+    def read_bandwidth(self, n_threads: int, working_set_bytes: float) -> float | None:
+        """Returns B/s over a working set of all threads together."""
+        with contextlib.suppress(InvalidArgumentError):
+            return self.measured.bandwidth(n_threads, working_set_bytes).value
         return None
-    found: Ceilings | None = module.load_ceilings()
-    return found
+
+    def flops(self, n_threads: int, family: str) -> float | None:
+        """Returns FLOP/s of a family."""
+        with contextlib.suppress(InvalidArgumentError):
+            return self.measured.flops(n_threads, family).value
+        return None
+
+    def describe(self) -> str:
+        """Returns which machine they are of, and when they were measured."""
+        return f"{self.measured.cpu_model}, measured {self.measured.measured_at}"
 
 
-def required_ceilings() -> Ceilings:
+def cached_ceilings() -> MachineCeilings | None:
+    """Returns the ceilings that were measured on this machine before; None if there are none to be used."""
+    from melt_core.profiling.ceilings import load_ceilings
+
+    found = load_ceilings().ceilings
+    return None if found is None else MachineCeilings(found)
+
+
+def required_ceilings() -> MachineCeilings:
     """Returns the ceilings of this machine.
 
     Raises:
-        MeltError: if none were measured yet.
+        MeltError: if there are none; the message says why.
     """
-    found = cached_ceilings()
-    if found is None:
-        raise MeltError("no ceilings of this machine are known yet: measure them with `melt doctor --ceilings`")
-    return found
+    from melt_core.profiling.ceilings import load_ceilings
+
+    found = load_ceilings()
+    if found.ceilings is None:
+        raise MeltError(f"{found.reason or 'no ceilings'}: measure them with `melt doctor --ceilings`")
+    return MachineCeilings(found.ceilings)
