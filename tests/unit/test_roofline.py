@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from melt_core.analysis.mbu import mbu_of
 from melt_core.analysis.roofline import BY, PHASES, RooflineRow, roofline
 from melt_core.analysis.streamed import streamed_bytes
 from melt_core.cli import roofline as command
+from melt_core.cli._ceilings import required_ceilings
 from melt_core.cli.main import main
 from melt_core.errors import InvalidArgumentError
 from melt_core.report import report
@@ -331,13 +332,33 @@ class TestCommand:
         self, trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         module = ModuleType("melt_core.profiling.ceilings")
-        module.load_ceilings = lambda: None  # type: ignore[attr-defined]
+        loaded = SimpleNamespace(ceilings=None, reason="none measured on this machine yet")
+        module.load_ceilings = lambda: loaded  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "melt_core.profiling.ceilings", module)
         trace.save(tmp_path / "t.melt")
         assert main(["roofline", str(tmp_path / "t.melt")]) == 1
         captured = capsys.readouterr()
         assert captured.err.count("\n") == 1
         assert "melt doctor --ceilings" in captured.err
+
+    def test_the_kept_ceilings_are_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def flops(n_threads: int, family: str) -> Any:
+            raise InvalidArgumentError("not measured")
+
+        kept = SimpleNamespace(
+            families=lambda: ("f32_avx2",),
+            bandwidth=lambda n_threads, size: SimpleNamespace(value=n_threads * 1e9),
+            flops=flops,
+            cpu_model="Imaginary CPU",
+            measured_at="2026-01-02T03:04:05+00:00",
+        )
+        module = ModuleType("melt_core.profiling.ceilings")
+        module.load_ceilings = lambda: SimpleNamespace(ceilings=kept, reason=None)  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "melt_core.profiling.ceilings", module)
+        found = required_ceilings()
+        assert found.families == ("f32_avx2",)
+        assert (found.read_bandwidth(2, 1e6), found.flops(2, "f32_avx2")) == (2e9, None)
+        assert found.describe() == "Imaginary CPU, measured 2026-01-02"
 
     @pytest.mark.parametrize(
         ("arguments", "code", "expected"),
