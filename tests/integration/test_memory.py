@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import melt_core as melt
+from fakes.tiny_models import TensorType, write_model
 from melt_core.analysis.memory import memory_of
 from melt_core.trace.format import ChunkKind, MemoryCategory, MemoryEvent
 
@@ -81,3 +82,26 @@ def test_read_weights_and_the_command(demo: Path, cli: Callable[..., Outcome], t
     assert found["weights"]["bytes"] == DEMO_BYTES["weights"]
     assert found["weights"]["resident_bytes"] > 0.99 * DEMO_BYTES["weights"]
     assert abs(found["unaccounted"]["resident_bytes"]) <= 0.05 * found["process"]["resident_bytes"]
+
+
+def categories(model: Path, *, repack: bool) -> dict[str, str]:
+    """Returns the buffer type of each category that came; fails unless as many buffers went."""
+    with melt.load(model, n_threads=1, n_ctx=64, repack=repack) as llm:
+        profiler = melt.profile(llm, levels=("tokens", "memory"))
+        profiler.run([1, 2, 3], max_tokens=2, warmup=0)
+    with profiler:
+        pass
+    rows = profiler.trace.allocations.to_dicts()
+    came = {row["category"]: row["buffer"] for row in rows if row["event"] in ("allocated", "mapped")}
+    assert len(rows) == 2 * len(came)
+    return came
+
+
+def test_repacked_copies_and_recurrent_states_have_their_category(vocabularies: Path, tmp_path: Path) -> None:
+    usual = {"weights": "CPU_Mapped", "kv": "CPU", "compute": "CPU", "output": "CPU"}
+    llama = write_model(tmp_path / "llama.gguf", weight_type=TensorType.Q4_0)
+    assert categories(llama, repack=False) == usual
+    repacked = categories(llama, repack=True)
+    assert usual.items() <= repacked.items()
+    assert repacked.get("repack", "CPU_REPACK") in ("CPU_REPACK", "AMX")  # none where this CPU has no such kernels
+    assert categories(write_model(tmp_path / "mamba.gguf", "mamba"), repack=True) == usual
