@@ -1,6 +1,7 @@
 # Every source file of ours, by name: the only such list.
 set(MELT_CORE_SOURCES
   cpp/src/clock.cpp
+  cpp/src/device_memory.cpp
   cpp/src/environment.cpp
   cpp/src/json.cpp
   cpp/src/models/gguf.cpp
@@ -21,6 +22,7 @@ set(MELT_CORE_SOURCES
 # The only sources that see ggml.h and llama.h.
 set(MELT_LLAMA_CPP_SOURCES
   cpp/src/runtimes/llama_cpp/attribution.cpp
+  cpp/src/runtimes/llama_cpp/memory_parts.cpp
   cpp/src/runtimes/llama_cpp/op_cost.cpp
   cpp/src/runtimes/llama_cpp/op_hooks.cpp
   cpp/src/runtimes/llama_cpp/runtime.cpp
@@ -33,6 +35,7 @@ set(MELT_LLAMA_CPP_SOURCES
 set(MELT_BINDING_SOURCES
   cpp/bindings/module.cpp
   cpp/bindings/bind_errors.cpp
+  cpp/bindings/bind_fit.cpp
   cpp/bindings/bind_models.cpp
   cpp/bindings/bind_profiler.cpp
   cpp/bindings/bind_sessions.cpp
@@ -44,6 +47,7 @@ set(MELT_TEST_SOURCES
   cpp/tests/counting_allocator.cpp
   cpp/tests/main.cpp
   cpp/tests/test_clock.cpp
+  cpp/tests/test_device_memory.cpp
   cpp/tests/test_fuzz.cpp
   cpp/tests/test_gguf.cpp
   cpp/tests/test_recorder.cpp

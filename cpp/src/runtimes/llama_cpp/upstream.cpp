@@ -3,13 +3,13 @@
 
 #include <cstdint>
 #include <cstdio>
-#include <fstream>
 #include <map>
 #include <mutex>
 #include <vector>
 
 #include "ggml-backend-impl.h"
 #include "ggml-cpu.h"
+#include "melt/environment.h"
 
 namespace melt::llama_cpp {
 namespace {
@@ -49,7 +49,7 @@ std::map<ggml_backend_buffer_type_t, AllocBuffer>& original_alloc() {
 
 /// Linux grants more memory than there is and kills the process when it is touched: refuse before.
 ggml_backend_buffer_t checked_alloc(ggml_backend_buffer_type_t type, std::size_t size) {
-  const std::uint64_t available = available_memory();
+  const std::uint64_t available = device_memory().available_bytes;
   if (size > available) {
     setup.refused = "a buffer of " + std::to_string(size >> 20) + " MiB is needed, " + std::to_string(available >> 20) +
                     " MiB of memory are available";
@@ -82,21 +82,6 @@ void check_allocations() {
 }
 
 }  // namespace
-
-std::uint64_t available_memory() {
-  std::uint64_t available = UINT64_MAX;
-  std::ifstream meminfo("/proc/meminfo");
-  for (std::string key; meminfo >> key;) {
-    std::uint64_t kb = 0;
-    if (key == "MemAvailable:" && meminfo >> kb)
-      available = kb * 1024;
-  }
-  std::uint64_t limit = 0, used = 0;  // cgroup v2; "max" does not parse and means no limit
-  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit && std::ifstream("/sys/fs/cgroup/memory.current") >> used) {
-    available = std::min(available, limit > used ? limit - used : 0);
-  }
-  return available;
-}
 
 void initialise() {
   static std::once_flag once;
