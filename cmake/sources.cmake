@@ -10,6 +10,7 @@ set(MELT_CORE_SOURCES
   cpp/src/ceilings/rounds.cpp
   cpp/src/ceilings/working_sets.cpp
   cpp/src/clock.cpp
+  cpp/src/device_memory.cpp
   cpp/src/environment.cpp
   cpp/src/json.cpp
   cpp/src/memory_level.cpp
@@ -38,6 +39,7 @@ set(MELT_CORE_SOURCES
 set(MELT_LLAMA_CPP_SOURCES
   cpp/src/runtimes/llama_cpp/attribution.cpp
   cpp/src/runtimes/llama_cpp/memory_hooks.cpp
+  cpp/src/runtimes/llama_cpp/memory_parts.cpp
   cpp/src/runtimes/llama_cpp/op_cost.cpp
   cpp/src/runtimes/llama_cpp/op_hooks.cpp
   cpp/src/runtimes/llama_cpp/runtime.cpp
@@ -51,6 +53,7 @@ set(MELT_BINDING_SOURCES
   cpp/bindings/module.cpp
   cpp/bindings/bind_ceilings.cpp
   cpp/bindings/bind_errors.cpp
+  cpp/bindings/bind_fit.cpp
   cpp/bindings/bind_models.cpp
   cpp/bindings/bind_profiler.cpp
   cpp/bindings/bind_sessions.cpp
@@ -63,6 +66,7 @@ set(MELT_TEST_SOURCES
   cpp/tests/main.cpp
   cpp/tests/test_ceilings.cpp
   cpp/tests/test_clock.cpp
+  cpp/tests/test_device_memory.cpp
   cpp/tests/test_fuzz.cpp
   cpp/tests/test_gguf.cpp
   cpp/tests/test_memory.cpp

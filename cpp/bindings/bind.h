@@ -8,6 +8,7 @@ namespace melt::python {
 
 void bind_ceilings(pybind11::module_& m);
 void bind_errors(pybind11::module_& m);
+void bind_fit(pybind11::module_& m);
 void bind_models(pybind11::module_& m);
 void bind_sessions(pybind11::module_& m);
 void bind_profiler(pybind11::module_& m);

@@ -23,7 +23,8 @@ using Progress = std::function<void(float)>;
 
 std::unique_ptr<PySession> load(const std::string& runtime, const py::bytes& path, std::uint32_t n_ctx,
                                 std::uint32_t n_batch, std::uint32_t n_ubatch, std::uint32_t n_threads, bool use_mmap,
-                                bool check_tensors, bool repack, const std::optional<Progress>& on_progress) {
+                                bool check_tensors, bool repack, const std::string& kv_type,
+                                const std::optional<Progress>& on_progress) {
   auto session = std::make_unique<PySession>();
   ModelOptions options;
   options.path = path;
@@ -34,6 +35,7 @@ std::unique_ptr<PySession> load(const std::string& runtime, const py::bytes& pat
   options.use_mmap = use_mmap;
   options.check_tensors = check_tensors;
   options.repack = repack;
+  options.kv_type = kv_type;
   options.cancel = &session->cancel;
   std::exception_ptr raised;  // by the callback: a runtime would take it for a fault of its own
   if (on_progress) {
@@ -71,7 +73,8 @@ void bind_info(py::module_& m) {
       .def_readonly("n_vocab", &ModelInfo::n_vocab)
       .def_readonly("n_ctx", &ModelInfo::n_ctx)
       .def_readonly("n_ctx_train", &ModelInfo::n_ctx_train)
-      .def_readonly("n_batch", &ModelInfo::n_batch);
+      .def_readonly("n_batch", &ModelInfo::n_batch)
+      .def_readonly("memory", &ModelInfo::memory, "What the session holds, as the runtime reports it.");
 }
 
 }  // namespace
@@ -91,7 +94,7 @@ void bind_sessions(py::module_& m) {
   py::class_<PySession>(m, "Session", "Loaded model + context + KV cache. One run at a time.")
       .def(py::init(&load), py::arg("runtime"), py::arg("path"), py::kw_only(), py::arg("n_ctx"), py::arg("n_batch"),
            py::arg("n_ubatch"), py::arg("n_threads"), py::arg("use_mmap"), py::arg("check_tensors"), py::arg("repack"),
-           py::arg("on_progress"))
+           py::arg("kv_type"), py::arg("on_progress"))
       .def_property_readonly("info", [](PySession& self) { return self.loaded().session().info(); })
       .def(
           "encode",

@@ -5,6 +5,7 @@
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The compiled core of melt_core. Private: use the names in melt_core.";
   melt::python::bind_errors(m);
+  melt::python::bind_fit(m);
   melt::python::bind_models(m);
   melt::python::bind_sessions(m);
   melt::python::bind_profiler(m);

@@ -48,6 +48,7 @@ std::string head_metadata(const LoadedModel& model, const ModelInfo& info, std::
       .add("n_threads", options.n_threads)
       .add("use_mmap", options.use_mmap)
       .add("repack", options.repack)
+      .add("kv_type", options.kv_type)
       .add("page_cache_ratio_before_load", model.page_cache_ratio())
       .add_raw("levels", levels_json(levels))
       .add("ring_stamps", limits.ring_stamps)

@@ -4,7 +4,55 @@ The compiled core of melt_core. Private: use the names in melt_core.
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['AbsentCeiling', 'Ceiling', 'CeilingKind', 'CeilingResult', 'GgufHeader', 'GgufTensor', 'LEVEL_MEMORY', 'LEVEL_OPS', 'LEVEL_TOKENS', 'ModelInfo', 'Profiler', 'RunOptions', 'RunResult', 'Session', 'Tokenizer', 'build_json', 'counter_is_invariant', 'device_json', 'error_kinds', 'measure_ceilings', 'read_gguf', 'record_layouts', 'runtime_details', 'runtime_names']
+__all__: list[str] = ['AbsentCeiling', 'Ceiling', 'CeilingKind', 'CeilingResult', 'DeviceMemory', 'GgufHeader', 'GgufTensor', 'LEVEL_MEMORY', 'LEVEL_OPS', 'LEVEL_TOKENS', 'MemoryForecast', 'MemoryPart', 'ModelInfo', 'Profiler', 'RunOptions', 'RunResult', 'Session', 'Tokenizer', 'build_json', 'counter_is_invariant', 'device_json', 'device_memory', 'error_kinds', 'measure_ceilings', 'predict_memory', 'read_gguf', 'record_layouts', 'runtime_details', 'runtime_names']
+class MemoryPart:
+    """
+    What a session holds of one kind in one kind of buffer.
+    """
+    @property
+    def buffer(self) -> str:
+        ...
+    @property
+    def bytes(self) -> int:
+        ...
+    @property
+    def category(self) -> str:
+        ...
+class MemoryForecast:
+    """
+    What a session would hold.
+    """
+    @property
+    def n_ctx(self) -> int:
+        ...
+    @property
+    def parts(self) -> list[MemoryPart]:
+        ...
+    @property
+    def process_reserved_bytes(self) -> float:
+        ...
+    @property
+    def process_resident_bytes(self) -> float:
+        ...
+class DeviceMemory:
+    """
+    Memory that this process may use.
+    """
+    @property
+    def available_bytes(self) -> int:
+        """
+        2**64 - 1: the system does not say.
+        """
+    @property
+    def source(self) -> str:
+        """
+        The file that decided, or why there is none.
+        """
+    @property
+    def total_bytes(self) -> int:
+        """
+        2**64 - 1: the system does not say.
+        """
 class GgufTensor:
     """
     One tensor of a GGUF file.
@@ -54,6 +102,11 @@ class ModelInfo:
     def architecture(self) -> str:
         ...
     @property
+    def memory(self) -> list[MemoryPart]:
+        """
+        What the session holds, as the runtime reports it.
+        """
+    @property
     def n_batch(self) -> int:
         ...
     @property
@@ -98,7 +151,7 @@ class Session:
     """
     Loaded model + context + KV cache. One run at a time.
     """
-    def __init__(self, runtime: str, path: bytes, *, n_ctx: typing.SupportsInt | typing.SupportsIndex, n_batch: typing.SupportsInt | typing.SupportsIndex, n_ubatch: typing.SupportsInt | typing.SupportsIndex, n_threads: typing.SupportsInt | typing.SupportsIndex, use_mmap: bool, check_tensors: bool, repack: bool, on_progress: collections.abc.Callable[[float], None] | None) -> None:
+    def __init__(self, runtime: str, path: bytes, *, n_ctx: typing.SupportsInt | typing.SupportsIndex, n_batch: typing.SupportsInt | typing.SupportsIndex, n_ubatch: typing.SupportsInt | typing.SupportsIndex, n_threads: typing.SupportsInt | typing.SupportsIndex, use_mmap: bool, check_tensors: bool, repack: bool, kv_type: str, on_progress: collections.abc.Callable[[float], None] | None) -> None:
         ...
     def cancel(self) -> None:
         """
@@ -285,6 +338,10 @@ def device_json() -> str:
     """
     What this machine is, as a JSON object.
     """
+def device_memory(root: str) -> DeviceMemory:
+    """
+    Memory of this device or of its cgroup.
+    """
 def error_kinds() -> dict[str, int]:
     """
     Name -> number of each kind, so that a test can compare them with melt_core.errors.
@@ -292,6 +349,10 @@ def error_kinds() -> dict[str, int]:
 def measure_ceilings(*, thread_counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], pin_threads: bool, huge_pages: bool, measurement_s: typing.SupportsFloat | typing.SupportsIndex, max_memory_bytes: typing.SupportsInt | typing.SupportsIndex, on_progress: collections.abc.Callable[[str, float], None] | None) -> CeilingResult:
     """
     Measures bandwidth and arithmetic ceilings with the GIL released. What on_progress raises ends it.
+    """
+def predict_memory(path: bytes, *, n_ctx: typing.SupportsInt | typing.SupportsIndex, n_batch: typing.SupportsInt | typing.SupportsIndex, n_ubatch: typing.SupportsInt | typing.SupportsIndex, use_mmap: bool, repack: bool, kv_type: str) -> MemoryForecast:
+    """
+    Sizes of what loading would allocate, from the file's header.
     """
 def read_gguf(path: bytes) -> GgufHeader:
     """

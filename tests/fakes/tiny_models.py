@@ -18,6 +18,7 @@ from gguf import GGMLQuantizationType as TensorType
 
 REPOSITORY = Path(__file__).parents[2]
 N_VOCAB = 2048
+_FILE_TYPES = {TensorType.F16: 1, TensorType.Q4_0: 2, TensorType.Q4_1: 3, TensorType.Q8_0: 7, TensorType.Q5_0: 8}
 _END_OF_TEXT = 2  # phi-3's own lies beyond the cut
 
 
@@ -242,7 +243,7 @@ def _add_hyperparameters(b: _Builder, architecture: str) -> None:
     w.add_block_count(d.layers)
     w.add_layer_norm_rms_eps(1e-5)
     w.add_vocab_size(d.vocab)
-    w.add_file_type({TensorType.F16: 1, TensorType.Q4_0: 2, TensorType.Q8_0: 7}[b.weight_type])
+    w.add_file_type(_FILE_TYPES[b.weight_type])
     recurrent = architecture in ("mamba", "mamba2")
     w.add_feed_forward_length(0 if recurrent else d.ff)
     w.add_head_count(0 if recurrent else d.heads)

@@ -17,6 +17,17 @@ std::string build_json();
 /// Share of a file's pages that lie in the page cache, 0 to 1; NaN where the system does not say.
 double page_cache_ratio(const std::string& path) noexcept;
 
+/// Memory that this process may use. A limit of its cgroup (version 1 or 2, or of any cgroup above it) counts as the
+/// device's memory; page cache that the kernel would give up counts as available.
+struct DeviceMemory {
+  std::uint64_t total_bytes = UINT64_MAX;      ///< UINT64_MAX: the system does not say
+  std::uint64_t available_bytes = UINT64_MAX;  ///< UINT64_MAX: the system does not say
+  std::string source;                          ///< the file that decided, or why there is none
+};
+
+/// Reads <root>/proc and <root>/sys/fs/cgroup; `root` is for tests.
+DeviceMemory device_memory(const std::string& root = "");
+
 /// Highest resident set of this process so far in bytes (VmHWM); NaN where the system does not say.
 double peak_rss_bytes() noexcept;
 

@@ -25,14 +25,32 @@ struct ModelOptions {
   std::uint32_t n_ubatch = 512;  ///< most tokens in one graph
   std::uint32_t n_threads = 1;
   bool use_mmap = true;
-  bool check_tensors = false;  ///< refuse NaN and infinite weights
-  bool repack = true;          ///< copy weights into the layout of this CPU's best kernels (AMX, REPACK)
+  bool check_tensors = false;   ///< refuse NaN and infinite weights
+  bool repack = true;           ///< copy weights into the layout of this CPU's best kernels (AMX, REPACK)
+  std::string kv_type = "f16";  ///< ggml's name of the type of K and V in the cache: f32 f16 bf16 q8_0 q4_0 ...
   /// Called with 0..1 while loading; return false to cancel.
   std::function<bool(float)> on_progress;
   /// Evaluation stops soon after this becomes true. May be null; must outlive the session.
   const std::atomic<bool>* cancel = nullptr;
   /// Where the runtime notes the buffers that it allocates and releases. May be null; must outlive the session.
   AllocationLog* allocations = nullptr;
+};
+
+/// What a session holds of one kind in one kind of buffer.
+struct MemoryPart {
+  std::string category;  ///< weights, repack, kv (with recurrent state), compute, output
+  std::string buffer;    ///< the runtime's name of the buffer type, e.g. "CPU_Mapped"
+  std::uint64_t bytes = 0;
+};
+
+/// What a session would hold, found without reading a weight.
+struct MemoryForecast {
+  std::vector<MemoryPart> parts;
+  std::uint32_t n_ctx = 0;  ///< as the runtime rounds it
+  /// Of this process with the model's vocabulary and the bookkeeping of its cache, but without `parts`: what lies in
+  /// memory, and the private writable memory it reserves (what RLIMIT_DATA counts). NaN where the system does not say.
+  double process_resident_bytes = 0;
+  double process_reserved_bytes = 0;
 };
 
 struct ModelInfo {
@@ -46,6 +64,7 @@ struct ModelInfo {
   std::uint32_t n_ctx = 0;  ///< of this session
   std::uint32_t n_ctx_train = 0;
   std::uint32_t n_batch = 0;
+  std::vector<MemoryPart> memory;  ///< as the runtime reports it; empty if it does not
 };
 
 /// temperature 0 is greedy: the highest logit, the lowest id among equals. Else top-k, top-p, temperature, seeded draw.
@@ -102,6 +121,9 @@ class Runtime {
   virtual std::unique_ptr<Clock> make_clock(const ModelOptions& options) const = 0;
   /// Raises: Error(kModel | kOutOfMemory | kInvalidArgument | kCancelled).
   virtual std::unique_ptr<Session> load(const ModelOptions& options, Clock& clock) const = 0;
+  /// Sizes of all that load() would allocate, from the file's header; takes about as long as reading the vocabulary.
+  /// Raises: Error(kModel | kOutOfMemory); Error(kInvalidArgument) if this runtime has no memory to speak of.
+  virtual MemoryForecast predict_memory(const ModelOptions& options) const = 0;
   /// Loads a model file's vocabulary alone. Raises: Error(kModel).
   virtual std::unique_ptr<TextCodec> load_text(const std::string& path) const = 0;
 };

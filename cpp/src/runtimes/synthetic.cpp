@@ -276,6 +276,9 @@ class SyntheticRuntime final : public Runtime {
   std::unique_ptr<Session> load(const ModelOptions& options, Clock& clock) const override {
     return std::make_unique<SyntheticSession>(SyntheticModel::parse(options.path), options, clock);
   }
+  MemoryForecast predict_memory(const ModelOptions&) const override {
+    throw Error(ErrorKind::kInvalidArgument, "the synthetic runtime has no buffers: predict the memory of a GGUF file");
+  }
   std::unique_ptr<TextCodec> load_text(const std::string&) const override { return std::make_unique<ByteText>(); }
 };
 

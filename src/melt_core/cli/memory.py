@@ -1,4 +1,4 @@
-"""``melt memory``: what the process held, category by category, and what no one can explain."""
+"""``melt memory``: what the process held, category by category; or the largest context that runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import argparse
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from melt_core.cli._frontier import add_arguments, run_frontier
 from melt_core.cli._output import open_trace, print_json
+from melt_core.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from melt_core.analysis.memory import MemoryAccount
@@ -20,13 +22,18 @@ def add_parser(subparsers: Any) -> None:
         description="Shows a trace recorded with level memory. bytes: reserved when the last run had ended; resident: "
         "of those in RAM; peak: the most ever reserved (of the process: ever resident).",
     )
-    parser.add_argument("trace", metavar="T.melt", help="a trace recorded with --levels tokens,memory")
+    parser.add_argument("trace", nargs="?", metavar="T.melt", help="a trace recorded with --levels tokens,memory")
     parser.add_argument("--json", action="store_true", help="print JSON: a list of rows, sizes in bytes")
+    add_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the truth table. A trace without level memory is a TraceError: exit code 1."""
+    """Prints the truth table, or searches. A trace without level memory is a TraceError: exit code 1."""
+    if (args.trace is None) == (args.frontier is None):
+        raise InvalidArgumentError("name a trace, or --frontier MODEL")
+    if args.frontier is not None:
+        return run_frontier(args)
     from melt_core.analysis.memory import memory_of
 
     account = memory_of(open_trace(args.trace))

@@ -6,6 +6,7 @@ import argparse
 from collections import Counter
 from typing import Any
 
+from melt_core.cli._fit import add_fit_arguments, asks_for_fit, fit_of, print_fit
 from melt_core.cli._output import print_json
 
 
@@ -25,6 +26,7 @@ def add_parser(subparsers: Any) -> None:
     inspect = actions.add_parser("inspect", help="what a GGUF file says of itself, read from its header")
     inspect.add_argument("model", metavar="MODEL", help="a GGUF file, or a name from `melt models list`")
     inspect.add_argument("--json", action="store_true", help="print JSON, with every tensor and key")
+    add_fit_arguments(inspect)
     inspect.set_defaults(run=run_inspect)
 
 
@@ -58,9 +60,11 @@ def run_inspect(args: argparse.Namespace) -> int:
     from melt_core.runtime.gguf import read_gguf
 
     file = read_gguf(resolve(args.model))
+    prediction = fit_of(file.path, args) if asks_for_fit(args) else None
     if args.json:
         print_json(
             {
+                **({} if prediction is None else {"memory": prediction.to_json()}),
                 "path": file.path,
                 "version": file.version,
                 "file_bytes": file.file_bytes,
@@ -84,4 +88,6 @@ def run_inspect(args: argparse.Namespace) -> int:
         value = file.metadata.get(f"{architecture}.{key}")
         if value is not None:
             print(f"  {key}: {value}")
+    if prediction is not None:
+        print_fit(prediction)
     return 0

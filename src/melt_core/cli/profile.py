@@ -45,6 +45,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--runtime", default="llama.cpp", help="inference runtime (default: llama.cpp)")
     parser.add_argument("--no-mmap", action="store_true", help="read the model file instead of mapping it")
     parser.add_argument("--no-repack", action="store_true", help="keep the weights in the layout of the file")
+    parser.add_argument("--kv-type", default="f16", metavar="T", help="type of the KV cache: f16 (default), q8_0, ...")
     parser.add_argument("--check-tensors", action="store_true", help="refuse NaN and infinite weights")
     parser.add_argument(
         "--overhead-seconds",
@@ -109,6 +110,7 @@ def _profile(args: argparse.Namespace, output: Path) -> Any:
         use_mmap=not args.no_mmap,
         check_tensors=args.check_tensors,
         repack=not args.no_repack,
+        kv_type=args.kv_type,
         overhead_budget_s=args.overhead_seconds,
     )
     with Progress(sys.stderr) as progress:

@@ -45,6 +45,7 @@ class ProfileRequest:
     use_mmap: bool = True
     check_tensors: bool = False
     repack: bool = True
+    kv_type: str = "f16"
     overhead_budget_s: float = 1.0
     log_bytes: int = DEFAULT_LOG_BYTES
 

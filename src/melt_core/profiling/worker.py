@@ -107,6 +107,7 @@ def load_model(request: ProfileRequest, send: Any) -> LLM:
         use_mmap=request.use_mmap,
         check_tensors=request.check_tensors,
         repack=request.repack,
+        kv_type=request.kv_type,
         on_progress=report,
     )
 

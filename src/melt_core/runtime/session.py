@@ -19,6 +19,7 @@ from melt_core.errors import InvalidArgumentError
 from melt_core.models import resolve
 from melt_core.runtime.checks import checked_ids, checked_number, checked_text
 from melt_core.runtime.core import _core
+from melt_core.runtime.memory import MemoryPart, parts_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class ModelInfo:
         size_bytes: Bytes of all tensors.
         n_ctx: Tokens that this session's context holds; `n_ctx_train` is the model's own.
         n_batch: Most tokens that one evaluation takes.
+        memory: What the session holds, as the runtime reports it; empty if it does not.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ModelInfo:
     n_ctx: int
     n_ctx_train: int
     n_batch: int
+    memory: tuple[MemoryPart, ...] = ()
 
 
 class LLM:
@@ -57,7 +60,8 @@ class LLM:
     def info(self) -> ModelInfo:
         """What is loaded. Raises InvalidArgumentError after `close`."""
         info = self._session.info
-        return ModelInfo(**{name: getattr(info, name) for name in ModelInfo.__dataclass_fields__})
+        values = {name: getattr(info, name) for name in ModelInfo.__dataclass_fields__}
+        return ModelInfo(**values | {"memory": parts_of(info.memory)})
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Returns the token ids of a text.
@@ -116,6 +120,7 @@ def load(
     use_mmap: bool = True,
     check_tensors: bool = False,
     repack: bool = True,
+    kv_type: str = "f16",
     on_progress: Callable[[float], None] | None = None,
 ) -> LLM:
     """Loads a model file into memory, in this process.
@@ -136,6 +141,7 @@ def load(
         use_mmap: Whether to map the file rather than read it.
         check_tensors: Whether to refuse weights that are NaN or infinite; reads the whole file.
         repack: Whether to copy weights into the layout of this CPU's best kernels.
+        kv_type: Type of the values in the KV cache, as ggml names it: ``f16``, ``q8_0``, ``q4_0``, ...
         on_progress: Called with 0..1 while loading.
 
     Raises:
@@ -161,6 +167,7 @@ def load(
         use_mmap=use_mmap,
         check_tensors=check_tensors,
         repack=repack,
+        kv_type=checked_text(kv_type),
         on_progress=on_progress,
     )
     return LLM(session, path, runtime)

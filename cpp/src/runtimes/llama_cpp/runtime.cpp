@@ -3,6 +3,7 @@
 #include "ggml-cpu.h"
 #include "melt/error.h"
 #include "melt_build_info.h"
+#include "memory_parts.h"
 #include "runtimes/runtimes.h"
 #include "session.h"
 
@@ -26,6 +27,10 @@ class LlamaRuntime final : public Runtime {
 
   std::unique_ptr<Session> load(const ModelOptions& options, Clock&) const override {
     return std::make_unique<LlamaSession>(options);
+  }
+
+  MemoryForecast predict_memory(const ModelOptions& options) const override {
+    return llama_cpp::predict_memory(options);
   }
 
   std::unique_ptr<TextCodec> load_text(const std::string& path) const override { return load_vocabulary(path); }

@@ -8,6 +8,7 @@
 #include "melt/error.h"
 #include "melt/gguf.h"
 #include "memory_hooks.h"
+#include "memory_parts.h"
 
 namespace melt::llama_cpp {
 namespace {
@@ -39,26 +40,23 @@ bool should_abort(void* user) {
   return static_cast<const std::atomic<bool>*>(user)->load(std::memory_order_relaxed);
 }
 
-/// llama.cpp touches 50 bytes of bookkeeping a token before it asks for the cache itself: refuse what cannot be. At
-/// least one layer in eight of any model with attention keeps all tokens (gemma 3: one in six).
+/// llama.cpp touches its bookkeeping before it asks for the cache itself: refuse what cannot be. At least one layer in
+/// eight of any model with attention keeps all tokens (gemma 3: one in six).
 void refuse_impossible_context(const llama_model* model, const ModelOptions& options) {
   const double heads = llama_model_n_head_kv(model), all_heads = std::max(llama_model_n_head(model), 1);
-  const double layer_bytes = 2.0 * 2.0 * heads * llama_model_n_embd(model) / all_heads;  // K and V in f16
-  const double token_bytes = 50.0 + layer_bytes * std::ceil(llama_model_n_layer(model) / 8.0);
+  const ggml_type type = kv_type(options);
+  const double value_bytes = static_cast<double>(ggml_type_size(type)) / static_cast<double>(ggml_blck_size(type));
+  const double layer_bytes = 2.0 * value_bytes * heads * llama_model_n_embd(model) / all_heads;  // K and V
+  const double token_bytes = kCellBytes + layer_bytes * std::ceil(llama_model_n_layer(model) / 8.0);
   const double needed = token_bytes * options.n_ctx;
-  const auto available = static_cast<double>(available_memory());
-  if (needed > available) {
-    throw Error(ErrorKind::kOutOfMemory, "a context of " + std::to_string(options.n_ctx) + " tokens needs at least " +
-                                             std::to_string(static_cast<std::uint64_t>(needed) >> 20) + " MiB, " +
-                                             std::to_string(static_cast<std::uint64_t>(available) >> 20) +
-                                             " MiB of memory are available: give a shorter n_ctx");
-  }
+  refuse_beyond_memory(options.n_ctx, needed);
 }
 
 }  // namespace
 
 LlamaSession::LlamaSession(const ModelOptions& options) : cancel_(options.cancel), allocations_(options.allocations) {
   initialise();
+  kv_type(options);         // before the weights are read
   read_gguf(options.path);  // refuses what llama.cpp would abort on
   load_model(options);
   make_context(options);
@@ -78,11 +76,7 @@ LlamaSession::~LlamaSession() {
 void LlamaSession::load_model(const ModelOptions& options) {
   SetupGuard guard;
   const MemoryScope scope(allocations_, MemoryStage::kModel);
-  llama_model_params params = llama_model_default_params();
-  params.n_gpu_layers = 0;
-  params.load_mode = options.use_mmap ? LLAMA_LOAD_MODE_MMAP : LLAMA_LOAD_MODE_NONE;
-  params.check_tensors = options.check_tensors;
-  params.use_extra_bufts = options.repack;
+  llama_model_params params = model_params(options);
   bool cancelled = false;
   const std::function<bool(float)> progress = [&](float done) {
     cancelled = (options.on_progress && !options.on_progress(done)) || (cancel_ != nullptr && cancel_->load());
@@ -100,13 +94,7 @@ void LlamaSession::load_model(const ModelOptions& options) {
 void LlamaSession::make_context(const ModelOptions& options) {
   SetupGuard guard;
   const MemoryScope scope(allocations_, MemoryStage::kContext);
-  llama_context_params params = llama_context_default_params();
-  params.n_ctx = options.n_ctx;
-  params.n_batch = options.n_batch;
-  params.n_ubatch = std::min(options.n_ubatch, options.n_batch);
-  params.n_outputs_max = 1;  // logits of the last token only: an 88 MB smaller compute buffer for the demo model
-  params.n_threads = params.n_threads_batch = static_cast<std::int32_t>(options.n_threads);
-  params.no_perf = true;
+  llama_context_params params = context_params(options);
   if (cancel_ != nullptr) {
     params.abort_callback = should_abort;
     params.abort_callback_data = const_cast<std::atomic<bool>*>(cancel_);
@@ -143,6 +131,7 @@ void LlamaSession::fill_info(const ModelOptions& options) {
   if (options.n_ctx > 0)
     info_.n_ctx = std::min(info_.n_ctx, options.n_ctx);
   info_.n_batch = llama_n_batch(context_.get());
+  info_.memory = memory_parts(*model_, *context_);
   if (info_.name.empty())
     info_.name = options.path.substr(options.path.find_last_of('/') + 1);
 }

@@ -3,10 +3,10 @@
 
 #include <cstdint>
 #include <cstdio>
-#include <fstream>
 #include <mutex>
 
 #include "ggml-cpu.h"
+#include "melt/environment.h"
 #include "memory_hooks.h"
 
 namespace melt::llama_cpp {
@@ -40,7 +40,7 @@ void on_abort(const char* message) {
 }
 
 bool admit_buffer(std::size_t size) {
-  const std::uint64_t available = available_memory();
+  const std::uint64_t available = device_memory().available_bytes;
   if (size <= available)
     return true;
   setup.refused = "a buffer of " + std::to_string(size >> 20) + " MiB is needed, " + std::to_string(available >> 20) +
@@ -74,21 +74,6 @@ void check_cpu() {
 }
 
 }  // namespace
-
-std::uint64_t available_memory() {
-  std::uint64_t available = UINT64_MAX;
-  std::ifstream meminfo("/proc/meminfo");
-  for (std::string key; meminfo >> key;) {
-    std::uint64_t kb = 0;
-    if (key == "MemAvailable:" && meminfo >> kb)
-      available = kb * 1024;
-  }
-  std::uint64_t limit = 0, used = 0;  // cgroup v2; "max" does not parse and means no limit
-  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit && std::ifstream("/sys/fs/cgroup/memory.current") >> used) {
-    available = std::min(available, limit > used ? limit - used : 0);
-  }
-  return available;
-}
 
 void initialise() {
   static std::once_flag once;

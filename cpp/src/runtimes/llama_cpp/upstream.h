@@ -14,9 +14,6 @@ namespace melt::llama_cpp {
 /// Initialises ggml's backends, takes over its log and its abort callback. Any number of times.
 void initialise();
 
-/// Bytes that may still be allocated: what the system says is available, or less if a cgroup limits us.
-std::uint64_t available_memory();
-
 struct Deleter {
   void operator()(llama_model* model) const { llama_model_free(model); }
   void operator()(llama_context* context) const { llama_free(context); }

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a model and its context hold, and what they would hold: llama.cpp's own dry run (llama_model_params.no_alloc,
+// as common/fit.cpp uses it) builds every tensor and the largest graph without allocating or reading weights.
+#pragma once
+
+#include <vector>
+
+#include "llama.h"
+#include "melt/runtime.h"
+
+namespace melt::llama_cpp {
+
+/// Bookkeeping of the cache for one token, touched at once (llama-kv-cells.h).
+constexpr double kCellBytes = 50.0;
+
+/// The settings of a session: the prediction and the real load share them, so they cannot drift apart.
+llama_model_params model_params(const ModelOptions& options);
+/// Raises: Error(kInvalidArgument) for an unknown kv_type.
+llama_context_params context_params(const ModelOptions& options);
+/// Raises: Error(kInvalidArgument) that lists the types there are.
+ggml_type kv_type(const ModelOptions& options);
+
+/// Raises: Error(kOutOfMemory) if a context that needs `needed_bytes` cannot be.
+void refuse_beyond_memory(std::uint32_t n_ctx, double needed_bytes);
+
+/// By llama_get_memory_breakdown, which leaves out the output buffer: that is one row of logits.
+std::vector<MemoryPart> memory_parts(const llama_model& model, const llama_context& context);
+
+/// See Runtime::predict_memory. A recurrent state is really allocated (upstream knows no dry run for it).
+MemoryForecast predict_memory(const ModelOptions& options);
+
+}  // namespace melt::llama_cpp
