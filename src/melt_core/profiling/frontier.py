@@ -98,7 +98,7 @@ class Search:
         if guess is not None and not self.tried:
             return self._aligned(guess)
         if self.failed is None:
-            return self._aligned(self.found + near if guess is not None else self.most)
+            return self._aligned(self.found + near * len(self.tried) if guess is not None else self.most)
         if self.found == 0 and guess is not None and len(self.tried) == 1:
             return self._aligned(self.failed - near)
         return self._aligned((self.found + self.failed) // 2)

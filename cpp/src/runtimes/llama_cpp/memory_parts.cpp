@@ -15,6 +15,7 @@
 #include "melt/environment.h"
 #include "melt/error.h"
 #include "melt/gguf.h"
+#include "op_hooks.h"
 #include "upstream.h"
 
 namespace melt::llama_cpp {
@@ -158,6 +159,7 @@ MemoryForecast predict_memory(const ModelOptions& options) {
   MemoryForecast forecast;
   forecast.n_ctx = llama_n_ctx(context.get());
   forecast.parts = memory_parts(*model, *context);
+  const OpHooks hooks(nodes_hint(static_cast<std::uint32_t>(llama_model_n_layer(model.get()))));  // as a session has
   const ProcessMemory process = process_memory();
   const double state = llama_model_is_recurrent(model.get()) ? sum_of(forecast.parts, "kv") : 0.0;
   forecast.process_resident_bytes = process.resident_bytes - state;

@@ -20,6 +20,12 @@ llama_context_params context_params(const ModelOptions& options);
 /// Raises: Error(kInvalidArgument) that lists the types there are.
 ggml_type kv_type(const ModelOptions& options);
 
+/// A generous bound of the executed nodes; the first graph tells the real number. 40 a layer, of which a transformer
+/// has 17. What OpHooks reserves by it is part of a session's memory.
+inline std::size_t nodes_hint(std::uint32_t n_layer) {
+  return static_cast<std::size_t>(n_layer) * 40 + 64;
+}
+
 /// Raises: Error(kOutOfMemory) if a context that needs `needed_bytes` cannot be.
 void refuse_beyond_memory(std::uint32_t n_ctx, double needed_bytes);
 

@@ -63,8 +63,7 @@ LlamaSession::LlamaSession(const ModelOptions& options) : cancel_(options.cancel
   fill_info(options);
   batch_ = llama_batch_init(static_cast<std::int32_t>(info_.n_batch), 0, 1);
   text_ = std::make_unique<Text>(model_.get());
-  // A generous bound; the first graph tells the real number. 40 executed nodes a layer, of which a transformer has 17.
-  ops_ = std::make_unique<OpHooks>(static_cast<std::size_t>(info_.n_layer) * 40 + 64);
+  ops_ = std::make_unique<OpHooks>(nodes_hint(info_.n_layer));
 }
 
 LlamaSession::~LlamaSession() {
