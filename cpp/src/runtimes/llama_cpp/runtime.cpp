@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The llama.cpp runtime: https://github.com/ggml-org/llama.cpp at the commit of third_party/pins.toml.
 #include "ggml-cpu.h"
-#include "memory_parts.h"
 #include "melt/error.h"
 #include "melt_build_info.h"
+#include "memory_parts.h"
 #include "runtimes/runtimes.h"
 #include "session.h"
 
