@@ -28,9 +28,12 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ belo
     from melt_core.errors import StorageError as StorageError
     from melt_core.errors import TraceError as TraceError
     from melt_core.profiling import Completion as Completion
+    from melt_core.profiling import MemoryOptions as MemoryOptions
+    from melt_core.profiling import MemoryPrediction as MemoryPrediction
     from melt_core.profiling import Profiler as Profiler
     from melt_core.profiling import ProfileRequest as ProfileRequest
     from melt_core.profiling import ProfileResult as ProfileResult
+    from melt_core.profiling import predict_memory as predict_memory
     from melt_core.profiling import profile as profile
     from melt_core.profiling import profile_in_child as profile_in_child
     from melt_core.runtime import LLM as LLM
@@ -57,7 +60,17 @@ _PUBLIC = {
         "StorageError",
         "TraceError",
     ),
-    "profiling": ("Completion", "ProfileRequest", "ProfileResult", "Profiler", "profile", "profile_in_child"),
+    "profiling": (
+        "Completion",
+        "MemoryOptions",
+        "MemoryPrediction",
+        "ProfileRequest",
+        "ProfileResult",
+        "Profiler",
+        "predict_memory",
+        "profile",
+        "profile_in_child",
+    ),
     "runtime": ("LLM", "ModelInfo", "Tokenizer", "load", "load_tokenizer", "runtime_names"),
     "trace": ("Table", "Trace"),
 }
