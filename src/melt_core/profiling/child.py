@@ -52,7 +52,7 @@ def ask(module: str, request: dict[str, Any], *, timeout_s: float) -> dict[str, 
             answer = _converse(child, request)
         finally:
             timer.cancel()
-            _kill(child)
+            end_now(child)
         if answer is None:
             raise _death(child.returncode, log, timeout_s if timed_out.is_set() else None)
     if "error" in answer:
@@ -102,7 +102,8 @@ def _converse(child: subprocess.Popen[str], request: dict[str, Any]) -> dict[str
     return reply
 
 
-def _kill(child: subprocess.Popen[str]) -> None:
+def end_now(child: subprocess.Popen[str]) -> None:
+    """Kills a child that still runs and closes its pipes."""
     if child.poll() is None:
         child.kill()
     child.wait()
@@ -112,12 +113,17 @@ def _kill(child: subprocess.Popen[str]) -> None:
                 pipe.close()
 
 
-def _death(returncode: int, log: IO[str], timeout_s: float | None) -> RuntimeFailedError:
-    if timeout_s is not None:
-        return RuntimeFailedError(f"the child process gave no answer within {timeout_s:.0f} s")
+def how_it_ended(returncode: int, log: IO[str]) -> str:
+    """Words the end of a child that could not say anything itself, with the last line of what it printed."""
     log.seek(0)
     lines = [line.strip() for line in log.read()[-4096:].splitlines() if line.strip()]
     how = f"signal {signal.Signals(-returncode).name}" if returncode < 0 else f"exit code {returncode}"
     if returncode == -signal.SIGKILL:
         how += ", as when memory runs out"
-    return RuntimeFailedError(f"the child process ended by {how}{f': {lines[-1]}' if lines else ''}")
+    return f"{how}: {lines[-1]}" if lines else how
+
+
+def _death(returncode: int, log: IO[str], timeout_s: float | None) -> RuntimeFailedError:
+    if timeout_s is not None:
+        return RuntimeFailedError(f"the child process gave no answer within {timeout_s:.0f} s")
+    return RuntimeFailedError(f"the child process ended by {how_it_ended(returncode, log)}")

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from melt_core import errors
 from melt_core.errors import MeltError, RuntimeFailedError
+from melt_core.profiling.child import end_now, how_it_ended
 from melt_core.profiling.request import ProfileRequest
 from melt_core.trace import Trace
 
@@ -63,7 +64,7 @@ def profile_in_child(
             _end(child)
             raise
         finally:
-            _kill(child)
+            end_now(child)
         if last.get("event") == "error":
             raise _error_of(last)
         if last.get("event") != "done":
@@ -97,16 +98,6 @@ def _end(child: subprocess.Popen[str]) -> None:
         child.wait(timeout=GRACE_S)
 
 
-def _kill(child: subprocess.Popen[str]) -> None:
-    if child.poll() is None:
-        child.kill()
-        child.wait()
-    for pipe in (child.stdin, child.stdout):
-        if pipe is not None:
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
-
-
 def _error_of(event: dict[str, Any]) -> MeltError:
     kind = getattr(errors, event["kind"], RuntimeFailedError)
     error: MeltError = kind(event["message"])
@@ -114,13 +105,7 @@ def _error_of(event: dict[str, Any]) -> MeltError:
 
 
 def _death(returncode: int, log: IO[str], request: ProfileRequest) -> RuntimeFailedError:
-    """Words the end of a child that could not say anything itself."""
-    log.seek(0)
-    lines = [line.strip() for line in log.read()[-4096:].splitlines() if line.strip()]
-    how = f"signal {signal.Signals(-returncode).name}" if returncode < 0 else f"exit code {returncode}"
-    if returncode == -signal.SIGKILL:
-        how += ", as when memory runs out"
-    said = f": {lines[-1]}" if lines else ""
+    how = how_it_ended(returncode, log)
     return RuntimeFailedError(
-        f"the {request.runtime} process ended by {how}{said} (complete chunks of {request.output} stay readable)"
+        f"the {request.runtime} process ended by {how} (complete chunks of {request.output} stay readable)"
     )
