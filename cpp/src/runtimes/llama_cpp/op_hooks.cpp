@@ -71,9 +71,9 @@ void OpHooks::on_graph_begin(void* user, const ggml_cgraph* graph) {
 }
 
 void OpHooks::on_graph_end(void* user, int n_threads, int aborted) {
-  const std::uint64_t end = melt_ticks();
   OpHooks& self = *static_cast<OpHooks*>(user);
-  self.recorder_->graph_end(static_cast<unsigned>(n_threads), self.hook_.begin_ticks, end, aborted != 0);
+  self.recorder_->graph_end(static_cast<unsigned>(n_threads), self.hook_.begin_ticks, self.hook_.end_ticks,
+                            aborted != 0);
 }
 
 std::vector<OpDefinition> OpHooks::describe(std::uint32_t slot, const std::vector<NodeRange>& groups) const {
