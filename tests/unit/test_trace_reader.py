@@ -79,7 +79,7 @@ class TestStructs:
             (fmt.PHASE, 24),
             (fmt.TOKEN, 40),
             (fmt.GRAPH, 40),
-            (fmt.OP_DEFINITION, 456),
+            (fmt.OP_DEFINITION, 464),
             (fmt.OP, 40),
             (fmt.OVERHEAD, 24),
             (fmt.PROMPT, 8),
@@ -315,7 +315,7 @@ class TestDamage:
 
     def test_a_lying_record_count_takes_no_memory(self) -> None:
         # GIVEN a header that claims 4 billion records in a payload that is not there
-        head = struct.pack("<4sIIIQI", b"CHNK", ChunkKind.OP_DEFINITIONS, 456, NONE, 456 * NONE, 0)
+        head = struct.pack("<4sIIIQI", b"CHNK", ChunkKind.OP_DEFINITIONS, 464, NONE, 464 * NONE, 0)
         data = file_header() + head + struct.pack("<I", zlib.crc32(head)) + bytes(100)
         assert len(Trace.from_bytes(data).op_definitions) == 0
         # and records of no size, or of less than any version had

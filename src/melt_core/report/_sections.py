@@ -18,6 +18,7 @@ from melt_core.report import _charts as charts
 from melt_core.report import human
 from melt_core.report._charts import Bar, Palette, esc
 from melt_core.report._memory import memory_body
+from melt_core.report.activations import activations_body
 from melt_core.trace.format import Phase
 from melt_core.trace.metadata import number
 
@@ -289,7 +290,7 @@ def _slowest(subject: Subject) -> str:
 
 
 def _memory(subject: Subject) -> str:
-    body = memory_body(subject.trace)
+    body = memory_body(subject.trace) or activations_body(subject.trace)
     note = "After the last run. Bytes: reserved; resident: in RAM. What no row explains is unaccounted."
     return section("Where the memory went", note, body) if body else ""
 
