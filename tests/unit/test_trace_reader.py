@@ -335,7 +335,7 @@ class TestDamage:
 
 class TestVersions:
     def test_newer_major_says_what_to_do(self) -> None:
-        with pytest.raises(TraceError, match=r"format 2\.0 .* pip install -U melt_core"):
+        with pytest.raises(TraceError, match=r"format 2\.1 .* pip install -U melt_core"):
             Trace.from_bytes(file_header(major=2) + TOY[64:])
 
     def test_newer_minor_with_longer_header_and_records_is_read(self) -> None:
@@ -351,7 +351,7 @@ class TestVersions:
                 parts.append(TOY[at:end])
         newer, plain = Trace.from_bytes(b"".join(parts)), Trace.from_bytes(TOY)
         # THEN what is known of it reads the same
-        assert newer.damage == ["written in the newer format 1.7: what it added to 1.0 is not shown"]
+        assert newer.damage == ["written in the newer format 1.7: what it added to 1.1 is not shown"]
         assert newer.ops.to_dicts() == plain.ops.to_dicts()
         assert newer.key_averages().to_dicts() == plain.key_averages().to_dicts()
         assert newer.summary().to_json()["stats"] == plain.summary().to_json()["stats"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melt_core.analysis.memory import has_memory, memory_of
+from melt_core.analysis.memory import memory_of
 from melt_core.analysis.samples import Series, series_of
 from melt_core.report import human
 from melt_core.report._charts import esc
@@ -20,9 +20,7 @@ _LINES = (("process/rss", "resident set"), ("process/rss_anon", "anonymous"), ("
 
 
 def memory_body(trace: Trace) -> str:
-    """Returns the section's contents (HTML); empty for a trace without level memory."""
-    if not has_memory(trace):
-        return ""
+    """Returns the section's contents (HTML) for a trace with level memory."""
     account = memory_of(trace)
     rows = []
     for row in account.rows:

@@ -31,7 +31,7 @@ def activation_lines(trace: Trace) -> list[str]:
 
 def graph_lines(graph: LiveGraph) -> list[str]:
     """Returns the ops of a graph in order, with what is live at each."""
-    lines = [f"{graph.phase}: {_peak(graph)}", f"{'live':>9}  {'op_type':<20}op"]
+    lines = [*textwrap.wrap(f"{graph.phase}: {_peak(graph)}", WIDTH), f"{'live':>9}  {'op_type':<20}op"]
     for op in graph.ops:
         name = human.plain(op.op)
         lines.append(f"{human.size_bytes(op.live_bytes):>9}  {human.plain(op.op_type)[:18]:<20}{name}"[:WIDTH])
@@ -43,14 +43,16 @@ def activations_body(trace: Trace) -> str:
     graphs = live_graphs(trace)
     if not graphs:
         return ""
-    return "<h3>Live activations, op by op</h3>" + "".join(_chart(graph) for graph in graphs)
+    return "<h3>Op by op</h3>" + "".join(_chart(graph) for graph in graphs)
 
 
 def _peak(graph: LiveGraph) -> str:
     text = f"peak {human.size_bytes(graph.peak.live_bytes)} at {human.plain(graph.peak.op)} ({graph.peak.op_type})"
     if graph.compute_bytes is None:
         return text
-    return f"{text}, {human.percent(graph.buffer_ratio)} of the compute buffer's {human.size_bytes(graph.compute_bytes)}"
+    return (
+        f"{text}, {human.percent(graph.buffer_ratio)} of the compute buffer's {human.size_bytes(graph.compute_bytes)}"
+    )
 
 
 def _chart(graph: LiveGraph) -> str:

@@ -1,7 +1,8 @@
 """Chrome's JSON trace format, for ui.perfetto.dev (open the file there; nothing is uploaded) or chrome://tracing.
 
-One process per trace; tracks: phases, tokens, one per thread, counters of level memory, and live activations op by op. Events are complete ("X"),
-times in us since the trace began. A wait at a barrier is a slice of its own, behind the op that waits.
+One process per trace; tracks: phases, tokens, one per thread, counters of level memory, live activations op by op.
+Events are complete ("X"), times in us since the trace began. A wait at a barrier is a slice of its own, behind the op
+that waits.
 Format: "Trace Event Format", https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 """
 
