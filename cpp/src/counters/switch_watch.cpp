@@ -57,6 +57,7 @@ namespace {
 // Pages of a ring: 1300 notes, where a graph of some milliseconds sees a few. All rings together stay below what a user
 // may lock for this purpose (perf_event_mlock_kb, 516 per processor).
 constexpr std::size_t kRingPages = 8;
+constexpr std::uint64_t kMaxNoteBytes = 64;
 
 std::size_t page_bytes() noexcept {
   return static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
@@ -183,6 +184,10 @@ void SwitchWatch::drain() noexcept {
       continue;
     const auto* data = static_cast<const std::uint8_t*>(rings_[thread].page) + page_bytes();
     take(static_cast<std::uint16_t>(thread), data, ring_bytes(), tail, head);
+    if (head - tail + kMaxNoteBytes > ring_bytes()) {  // the kernel says how many it lost only with its next note
+      note_gap(static_cast<std::uint16_t>(thread), 1);
+      rings_[thread].gap_noted = true;
+    }
     __atomic_store_n(&page.data_tail, head, __ATOMIC_RELEASE);
   }
 }
@@ -203,14 +208,22 @@ void SwitchWatch::take(std::uint16_t thread, const std::uint8_t* data, std::uint
         ++n_lost_;
       }
     } else if (header.type == PERF_RECORD_LOST) {
+      if (std::exchange(rings_[thread].gap_noted, false)) {
+        tail += header.size;
+        continue;
+      }
       std::uint64_t id_and_count[2] = {0, 0};
       copy_from_ring(id_and_count, data, size, tail + sizeof header, sizeof id_and_count);
-      n_lost_ += id_and_count[1];
-      if (notes_.size() < notes_.capacity())
-        notes_.push_back({kGap, 0, thread, 0});
+      note_gap(thread, id_and_count[1]);
     }
     tail += header.size;
   }
+}
+
+void SwitchWatch::note_gap(std::uint16_t thread, std::uint64_t n_lost) noexcept {
+  n_lost_ += n_lost;
+  if (notes_.size() < notes_.capacity())
+    notes_.push_back({kGap, 0, thread, 0});
 }
 
 std::uint64_t SwitchWatch::to_ticks(std::int64_t raw_ns) const noexcept {

@@ -47,7 +47,7 @@ class SwitchWatch {
   // After stop().
   /// By thread, in order of time. Intervals of which one end is not known are left out.
   std::vector<std::vector<OffCpu>> intervals() const;
-  /// Notes that found no room.
+  /// Notes that found no room, as far as the kernel has said: at least one where there was a gap.
   std::uint64_t n_lost() const noexcept { return n_lost_; }
 
  private:
@@ -62,6 +62,7 @@ class SwitchWatch {
     void* page = nullptr;
     int error = 0;
     const char* call = "";
+    bool gap_noted = false;  // of which the kernel has yet to say how large it was
   };
   struct Anchor {
     std::uint64_t ticks = 0;
@@ -71,6 +72,7 @@ class SwitchWatch {
   std::uint64_t to_ticks(std::int64_t raw_ns) const noexcept;
   void take(std::uint16_t thread, const std::uint8_t* data, std::uint64_t size, std::uint64_t tail,
             std::uint64_t head) noexcept;
+  void note_gap(std::uint16_t thread, std::uint64_t n_lost) noexcept;
 
   std::vector<Ring> rings_;
   std::vector<Note> notes_;
