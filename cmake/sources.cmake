@@ -10,6 +10,10 @@ set(MELT_CORE_SOURCES
   cpp/src/ceilings/rounds.cpp
   cpp/src/ceilings/working_sets.cpp
   cpp/src/clock.cpp
+  cpp/src/counters/perf_group.cpp
+  cpp/src/counters/probe.cpp
+  cpp/src/counters/switch_watch.cpp
+  cpp/src/counters/thread_events.cpp
   cpp/src/device_memory.cpp
   cpp/src/environment.cpp
   cpp/src/json.cpp
@@ -68,6 +72,7 @@ set(MELT_TEST_SOURCES
   cpp/tests/main.cpp
   cpp/tests/test_ceilings.cpp
   cpp/tests/test_clock.cpp
+  cpp/tests/test_counters.cpp
   cpp/tests/test_device_memory.cpp
   cpp/tests/test_fuzz.cpp
   cpp/tests/test_gguf.cpp

@@ -4,7 +4,7 @@ The compiled core of melt_core. Private: use the names in melt_core.
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['AbsentCeiling', 'Ceiling', 'CeilingKind', 'CeilingResult', 'DeviceMemory', 'GgufHeader', 'GgufTensor', 'LEVEL_MEMORY', 'LEVEL_OPS', 'LEVEL_TOKENS', 'MemoryForecast', 'MemoryPart', 'ModelInfo', 'Profiler', 'RunOptions', 'RunResult', 'Session', 'Tokenizer', 'build_json', 'counter_is_invariant', 'device_json', 'device_memory', 'error_kinds', 'measure_ceilings', 'predict_memory', 'read_gguf', 'record_layouts', 'runtime_details', 'runtime_names']
+__all__: list[str] = ['AbsentCeiling', 'Ceiling', 'CeilingKind', 'CeilingResult', 'DeviceMemory', 'GgufHeader', 'GgufTensor', 'LEVEL_COUNTERS', 'LEVEL_MEMORY', 'LEVEL_OPS', 'LEVEL_TOKENS', 'MemoryForecast', 'MemoryPart', 'ModelInfo', 'Profiler', 'RunOptions', 'RunResult', 'Session', 'Tokenizer', 'build_json', 'counter_is_invariant', 'counters_json', 'device_json', 'device_memory', 'error_kinds', 'measure_ceilings', 'predict_memory', 'read_gguf', 'record_layouts', 'runtime_details', 'runtime_names']
 class MemoryPart:
     """
     What a session holds of one kind in one kind of buffer.
@@ -205,7 +205,7 @@ class Profiler:
     """
     Measures runs of one session into one trace.
     """
-    def __init__(self, session: Session, path: bytes | None, *, levels: typing.SupportsInt | typing.SupportsIndex, metadata_json: str, ring_stamps: typing.SupportsInt | typing.SupportsIndex, log_bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
+    def __init__(self, session: Session, path: bytes | None, *, levels: typing.SupportsInt | typing.SupportsIndex, metadata_json: str, ring_stamps: typing.SupportsInt | typing.SupportsIndex, log_bytes: typing.SupportsInt | typing.SupportsIndex, watch_switches: bool) -> None:
         ...
     def finish(self) -> bytes:
         """
@@ -334,6 +334,10 @@ def counter_is_invariant() -> bool:
     """
     Whether the cycle counter runs at one rate.
     """
+def counters_json() -> str:
+    """
+    What can be counted per op here, as a JSON object.
+    """
 def device_json() -> str:
     """
     What this machine is, as a JSON object.
@@ -370,6 +374,7 @@ def runtime_names() -> list[str]:
     """
     Names of the runtimes compiled into this build.
     """
+LEVEL_COUNTERS: int = 8
 LEVEL_MEMORY: int = 4
 LEVEL_OPS: int = 2
 LEVEL_TOKENS: int = 1

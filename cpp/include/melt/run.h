@@ -20,6 +20,7 @@ namespace melt {
 constexpr std::uint32_t kLevelTokens = 1 << 0;
 constexpr std::uint32_t kLevelOps = 1 << 1;
 constexpr std::uint32_t kLevelMemory = 1 << 2;
+constexpr std::uint32_t kLevelCounters = 1 << 3;  // includes ops
 
 /// A session, its clock, and when it was loaded. Trace time 0 is the start of the load.
 class LoadedModel {

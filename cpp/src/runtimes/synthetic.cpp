@@ -73,16 +73,24 @@ class Barrier {
 
 class SyntheticOps final : public OpSource {
  public:
-  explicit SyntheticOps(const SyntheticModel& model) : model_(model) {}
+  SyntheticOps(const SyntheticModel& model, unsigned n_threads) : model_(model), n_threads_(n_threads) {}
   void start(OpRecorder& recorder) noexcept override { recorder_ = &recorder; }
   void stop() noexcept override { recorder_ = nullptr; }
   void clear() override {}
   std::size_t groups_hint() const noexcept override { return model_.groups_per_graph(); }
   std::vector<OpDefinition> describe(std::uint32_t slot, const std::vector<NodeRange>& groups) const override;
+  /// Only the caller stays the same thread: the others are made for each graph.
+  bool on_each_thread(void (*work)(void* user, unsigned thread), void* user) override {
+    if (n_threads_ != 1)
+      return false;
+    work(user, 0);
+    return true;
+  }
   OpRecorder* recorder() const noexcept { return recorder_; }
 
  private:
   const SyntheticModel& model_;
+  unsigned n_threads_;
   OpRecorder* recorder_ = nullptr;
 };
 
@@ -114,7 +122,7 @@ std::vector<OpDefinition> SyntheticOps::describe(std::uint32_t, const std::vecto
 class SyntheticSession final : public Session, public OpTruthLog {
  public:
   SyntheticSession(const SyntheticModel& model, const ModelOptions& options, Clock& clock)
-      : model_(model), options_(options), clock_(clock), ops_(model_), truth_(options.n_threads) {
+      : model_(model), options_(options), clock_(clock), ops_(model_, options.n_threads), truth_(options.n_threads) {
     for (std::vector<OpTruth>& ops : truth_)
       ops.reserve(model_.log_ops);
     info_.name = "synthetic";
@@ -232,6 +240,9 @@ class SyntheticSession final : public Session, public OpTruthLog {
       }
       if (thread == 0)
         begin_ticks = clock_.ticks();
+      melt_counter_ring* counters = ring != nullptr ? ring->counters : nullptr;
+      if (counters != nullptr)
+        melt_count(counters);
       if (ring != nullptr)
         ring->thread_begin = clock_.ticks();
       std::int64_t start_slack = clock_.steady_ns() - begun;
@@ -248,6 +259,8 @@ class SyntheticSession final : public Session, public OpTruthLog {
         if (thread == 0 && cancelled())
           stop.store(true);
         begun = start = barrier.meet(now);
+        if (counters != nullptr)
+          melt_count(counters);
       }
       if (ring != nullptr)
         ring->thread_end = clock_.ticks();

@@ -38,7 +38,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--repeats", type=int, default=3, metavar="R", help="repetitions that count (default: 3)")
     parser.add_argument("--warmup", type=int, default=1, metavar="W", help="repetitions before those (default: 1)")
     parser.add_argument(
-        "--levels", default="tokens,ops", metavar="L", help="of tokens,ops,memory (default: tokens,ops)"
+        "--levels",
+        default="tokens,ops",
+        metavar="L",
+        help="of tokens,ops,memory,counters (default: tokens,ops)",
     )
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default: 0)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="for drawing tokens (default: 0)")

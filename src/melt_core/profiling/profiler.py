@@ -29,7 +29,12 @@ from melt_core.runtime.session import LLM
 from melt_core.trace import Trace
 
 #: What can be recorded; each level includes what it needs of the others.
-LEVELS: Mapping[str, int] = {"tokens": _core.LEVEL_TOKENS, "ops": _core.LEVEL_OPS, "memory": _core.LEVEL_MEMORY}
+LEVELS: Mapping[str, int] = {
+    "tokens": _core.LEVEL_TOKENS,
+    "ops": _core.LEVEL_OPS,
+    "memory": _core.LEVEL_MEMORY,
+    "counters": _core.LEVEL_COUNTERS,
+}
 
 #: Room for the ops of one run, all threads, in memory. Beyond it graphs are dropped, and counted.
 DEFAULT_LOG_BYTES = 1 << 28
@@ -64,6 +69,7 @@ class Profiler:
         metadata: Mapping[str, Any] | None,
         ring_stamps: int,
         log_bytes: int,
+        watch_switches: bool,
     ) -> None:
         """Use `profile`."""
         self._folder: str | None = None
@@ -80,6 +86,7 @@ class Profiler:
             metadata_json=_metadata_json(metadata or {}),
             ring_stamps=checked_number("ring_stamps", ring_stamps, low=1, high=1 << 24),
             log_bytes=checked_number("log_bytes", log_bytes, high=1 << 40),
+            watch_switches=watch_switches,
         )
 
     def run(
@@ -215,20 +222,31 @@ def profile(
     metadata: Mapping[str, Any] | None = None,
     ring_stamps: int = DEFAULT_RING_STAMPS,
     log_bytes: int = DEFAULT_LOG_BYTES,
+    watch_switches: bool = True,
 ) -> Profiler:
     """Starts recording runs of a model; use it in a ``with`` block and read ``.trace`` after it.
 
     Args:
         llm: A loaded model.
         levels: What to record: ``"tokens"`` (runs, phases, tokens), ``"ops"`` (each op on each thread) and ``"memory"``
-            (buffers of the runtime, memory of the process, disturbance by the host).
+            (buffers of the runtime, memory of the process, disturbance by the host), ``"counters"`` (cycles,
+            instructions, cache and branch misses, page faults of each op; includes ops).
         output: Where the trace is written while it grows; by default a temporary file that goes with the trace.
         metadata: A JSON-able mapping of your own, merged into the trace's metadata.
         ring_stamps: Ops of one graph that a thread can record.
         log_bytes: Memory for the ops of one run; beyond either limit ops are dropped and counted.
+        watch_switches: At level ops, mark the ops within which a thread lost its processor.
 
     Raises:
         InvalidArgumentError: A level is unknown or the runtime cannot record it.
         StorageError: `output` cannot be written.
     """
-    return Profiler(llm, levels=levels, output=output, metadata=metadata, ring_stamps=ring_stamps, log_bytes=log_bytes)
+    return Profiler(
+        llm,
+        levels=levels,
+        output=output,
+        metadata=metadata,
+        ring_stamps=ring_stamps,
+        log_bytes=log_bytes,
+        watch_switches=watch_switches,
+    )

@@ -18,6 +18,7 @@ from melt_core.analysis.views import layer_times, n_steps, token_timeline, top_o
 from melt_core.report import _charts as charts
 from melt_core.report import human
 from melt_core.report._charts import Bar, Palette, esc
+from melt_core.report._counters import counters_body
 from melt_core.report._memory import memory_body
 from melt_core.report.activations import activations_body
 from melt_core.trace.format import Phase
@@ -65,6 +66,7 @@ def trace_sections(subject: Subject, *, is_first: bool) -> str:
         _latency,
         _one_token,
         _slowest,
+        _counters,
         _memory,
         _metadata,
     )
@@ -165,6 +167,11 @@ def _trust(subject: Subject) -> str:
         (
             "Records",
             f"{ops.records} over all threads, of {ops.groups} op groups in {ops.graphs} graphs; {ops.dropped} dropped",
+        ),
+        *(
+            [("Disturbed", human.disturbed(summary.disturbed.groups, ops.groups, summary.disturbed.reason))]
+            if summary.disturbed
+            else []
         ),
         *((f"Missing: {name}", reason) for name, reason in summary.missing.items()),
     ]
@@ -288,6 +295,12 @@ def _slowest(subject: Subject) -> str:
     note = "All measured runs together. Bytes/s and FLOP/s are derived: what the op needs by formula / its time."
     body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     return section("The ops that take longest", note, body)
+
+
+def _counters(subject: Subject) -> str:
+    body = counters_body(subject.trace)
+    note = "All threads, all measured runs. Derived: ipc, instructions per cycle; mpki, misses per 1000 instructions."
+    return section("What the counters say", note, body) if body else ""
 
 
 def _memory(subject: Subject) -> str:
