@@ -96,6 +96,37 @@ TEST_CASE("sources are read from start to stop, each no faster than it may be") 
   CHECK(sampler.report().cpu_seconds >= 0);
 }
 
+/// Takes a while, as page tables of gigabytes do.
+class Dear final : public SensorSource {
+ public:
+  Dear() : channels_{{"test", "dear", "count", "test"}} {}
+  const std::vector<Channel>& channels() const noexcept override { return channels_; }
+  void read(double* values) noexcept override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    *values = ++n_;
+  }
+  double max_rate_hz() const noexcept override { return 9.0; }
+
+ private:
+  std::vector<Channel> channels_;
+  double n_ = 0;
+};
+
+TEST_CASE("a source that takes long rests as much longer") {
+  const auto clock = make_host_clock();
+  std::vector<std::unique_ptr<SensorSource>> sources;
+  sources.push_back(std::make_unique<Dear>());
+  Sampler sampler(*clock, std::move(sources), 200.0, 1000);
+  sampler.start();
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));  // room for four readings at 9 Hz
+  sampler.stop();
+  CHECK(sampler.n_rows() >= 2);  // at the start and at the end...
+  CHECK(sampler.n_rows() <= 3);  // ...and between them once, which is then 2 s of rest
+  sampler.start();
+  sampler.stop();
+  CHECK(sampler.n_rows() == 2);  // the rest does not outlast the run
+}
+
 TEST_CASE("rows beyond the room reserved are counted, and a sampler can start again") {
   const auto clock = make_host_clock();
   Sampler sampler(*clock, counters(), 100.0, 2);

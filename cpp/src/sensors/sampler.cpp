@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <time.h>
 
+#if defined(__linux__)
+#include <sys/prctl.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -18,6 +22,21 @@ std::int64_t cpu_ns() noexcept {
   timespec now{};
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
   return static_cast<std::int64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
+}
+
+/// A source that may be read no more often than this may be a dear one: how long it rests after a reading then follows
+/// from what the reading took, so that page tables of gigabytes do not cost more than those of megabytes.
+constexpr double kDearBelowHz = 10.0;
+constexpr std::int64_t kRestFactor = 1000;  // 0.1 % of one core
+
+/// Lets the calling thread wake with a timer tick that comes anyway, up to 0.4 periods late: less than half as dear for
+/// those that compute on all cores as an interrupt of its own (benchmarks/bench_sampler.py, which tries others too).
+void wake_with_others(std::int64_t period_ns) noexcept {
+#if defined(__linux__)
+  prctl(PR_SET_TIMERSLACK, static_cast<unsigned long>(period_ns / 5 * 2), 0, 0, 0);
+#else
+  (void)period_ns;
+#endif
 }
 
 struct Row {
@@ -39,6 +58,7 @@ class Sampler::Impl {
       every_.push_back(std::max(1L, std::lround(rate_hz / std::min(rate_hz, source->max_rate_hz()))));
       widest_ = std::max(widest_, source->channels().size());
     }
+    rests_until_.resize(sources_.size());
     rows_.reserve(max_rows_);
     values_.resize(max_rows_ * widest_);  // written here: no page fault in the run
     lateness_.reserve(max_rows_);
@@ -52,6 +72,7 @@ class Sampler::Impl {
     lateness_.clear();
     report_ = {};
     ending_ = false;
+    std::fill(rests_until_.begin(), rests_until_.end(), 0);
     read_due(0);
     thread_ = std::thread([this] { work(); });
   }
@@ -83,6 +104,7 @@ class Sampler::Impl {
   using SteadyTime = std::chrono::time_point<std::chrono::steady_clock>;
 
   void work() noexcept {
+    wake_with_others(period_ns_);
     const std::int64_t cpu_begin = cpu_ns();
     const SteadyTime begin = std::chrono::steady_clock::now();
     const std::chrono::nanoseconds period(period_ns_);
@@ -116,7 +138,9 @@ class Sampler::Impl {
 
   void read_due(long tick) noexcept {
     for (std::size_t i = 0; i < sources_.size(); ++i) {
-      if (tick % every_[i] != 0)
+      const bool is_dear = tick > 0 && sources_[i]->max_rate_hz() < kDearBelowHz;
+      const std::int64_t begin = is_dear ? clock_.steady_ns() : 0;
+      if (tick % every_[i] != 0 || begin < rests_until_[i])
         continue;
       if (rows_.size() == max_rows_) {
         ++report_.n_dropped;
@@ -125,6 +149,8 @@ class Sampler::Impl {
       const std::size_t offset = rows_.size() * widest_;
       sources_[i]->read(&values_[offset]);
       rows_.push_back({clock_.ticks(), static_cast<std::uint32_t>(i), offset});
+      if (is_dear)
+        rests_until_[i] = begin + (clock_.steady_ns() - begin) * kRestFactor;
     }
   }
 
@@ -134,6 +160,7 @@ class Sampler::Impl {
   std::size_t max_rows_;
   std::size_t widest_ = 1;
   std::vector<long> every_;
+  std::vector<std::int64_t> rests_until_;  // steady ns
   std::vector<Row> rows_;
   std::vector<double> values_;
   std::vector<double> lateness_;
