@@ -71,11 +71,13 @@ class Sums:
     def zeros(cls, n_codes: int, counters: Sequence[str] = ()) -> Sums:
         """Returns empty totals."""
         return cls(
-            np.zeros(n_codes, np.int64),
-            *(np.zeros(n_codes) for _ in range(3)),
-            np.zeros(n_codes, np.int64),
-            {name: np.zeros(n_codes) for name in counters},
-            {name: np.zeros(n_codes, np.int64) for name in counters},
+            count=np.zeros(n_codes, np.int64),
+            wall_ns=np.zeros(n_codes),
+            compute_ns=np.zeros(n_codes),
+            wait_ns=np.zeros(n_codes),
+            disturbed=np.zeros(n_codes, np.int64),
+            counters={name: np.zeros(n_codes) for name in counters},
+            counted={name: np.zeros(n_codes, np.int64) for name in counters},
         )
 
     def add(self, block: Array, codes: Array, *, each_is_main: bool = False) -> None:
@@ -117,9 +119,13 @@ class Sums:
             return sums.astype(np.int64) if values.dtype.kind == "i" else sums
 
         return Sums(
-            *(regroup(values) for values in (self.count, self.wall_ns, self.compute_ns, self.wait_ns, self.disturbed)),
-            {name: regroup(values) for name, values in self.counters.items()},
-            {name: regroup(values) for name, values in self.counted.items()},
+            count=regroup(self.count),
+            wall_ns=regroup(self.wall_ns),
+            compute_ns=regroup(self.compute_ns),
+            wait_ns=regroup(self.wait_ns),
+            disturbed=regroup(self.disturbed),
+            counters={name: regroup(values) for name, values in self.counters.items()},
+            counted={name: regroup(values) for name, values in self.counted.items()},
         )
 
     def counter_columns(self) -> dict[str, Array]:
