@@ -6,8 +6,8 @@ control: what differs there is noise.
 
     .venv/bin/python benchmarks/bench_counters.py [--rounds R] [--threads N]
 
-Exits 1 if level ops that notes switches reaches less than 0.995 of the speed without. Level counters has no bound: it is
-a level of its own, and its cost depends on how many counters a reading takes.
+Exits 1 if level ops that notes switches reaches less than 0.995 of the speed without. Level counters has no bound: it
+is a level of its own, and its cost depends on how many counters a reading takes.
 """
 
 from __future__ import annotations
