@@ -16,8 +16,12 @@ from melt_core.runtime.machine import (
     device_info,
     runtime_details,
     runtime_names,
+    sensors,
 )
 from melt_core.runtime.session import usable_cpus
+
+#: Channels of one sensor that are named.
+MAX_CHANNELS = 12
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ def examine(sysfs: Path = Path("/sys"), procfs: Path = Path("/proc")) -> list[Fi
     """Returns what can be measured here, what cannot, and why.
 
     Args:
-        sysfs: Root of the kernel's sysfs, for tests.
+        sysfs: Root of the kernel's sysfs, for tests; sensors are looked for below MELT_SYSFS_ROOT.
         procfs: Root of the kernel's procfs, for tests.
     """
     return [
@@ -48,8 +52,7 @@ def examine(sysfs: Path = Path("/sys"), procfs: Path = Path("/proc")) -> list[Fi
         _frequency(sysfs),
         _memory(procfs),
         *_counters(),
-        _energy(sysfs),
-        _temperature(sysfs),
+        *_sensors(),
     ]
 
 
@@ -134,21 +137,21 @@ def _counters() -> list[Finding]:
     return findings
 
 
-def _energy(sysfs: Path) -> Finding:
-    sources = [name for name in ("powercap", "hwmon", "power_supply") if _has_entries(sysfs / "class" / name)]
-    if not sources:
-        return Finding("energy", "absent", "no powercap, hwmon or power_supply in /sys/class")
-    return Finding("energy", "absent", f"{', '.join(sources)} present, but not read by this version")
-
-
-def _temperature(sysfs: Path) -> Finding:
-    if not _has_entries(sysfs / "class/thermal"):
-        return Finding("temperature", "absent", "no thermal zones in /sys/class/thermal")
-    return Finding("temperature", "absent", "thermal zones present, but not read by this version")
-
-
-def _has_entries(folder: Path) -> bool:
-    try:
-        return any(folder.iterdir())
-    except OSError:
-        return False
+def _sensors() -> list[Finding]:
+    """One finding for each kind of sensor: what it gives, or why there is none."""
+    findings = []
+    for sensor in sensors():
+        reasons = "; ".join(f"{what}: {why}" for what, why in sensor.absent.items())
+        if not sensor.channels:
+            detail = sensor.absent.get(sensor.name, reasons)
+            findings.append(Finding(f"sensor {sensor.name}", "absent", detail))
+            continue
+        shown = ", ".join(sensor.channels[:MAX_CHANNELS])
+        if len(sensor.channels) > MAX_CHANNELS:
+            shown += f" and {len(sensor.channels) - MAX_CHANNELS} more"
+        detail = f"{shown}; up to {sensor.max_rate_hz:g} Hz"
+        state = "limited" if reasons else "ok"
+        findings.append(
+            Finding(f"sensor {sensor.name}", state, f"{detail}; not read: {reasons}" if reasons else detail)
+        )
+    return findings
