@@ -86,6 +86,7 @@ class Phase(IntEnum):
     PREFILL = 3
     DECODE = 4
     UNLOAD = 5
+    IDLE = 6
 
 
 class StopReason(IntEnum):
