@@ -45,6 +45,8 @@ class EnergyCurve:
         interval_s: Usual time between readings.
         update_s: Usual time between changes of the sensor.
         charging: When a charger made a battery's readings useless.
+        reading_ns: The readings themselves, before any were divided, held or filled.
+        reading: W, or J for a counter.
     """
 
     name: str
@@ -61,6 +63,9 @@ class EnergyCurve:
     update_s: float
     charging: tuple[tuple[int, int], ...]
     problems: tuple[Problem, ...]
+    reading_ns: Array
+    reading: Array
+    reading_is_unknown: Array
 
     def at(self, time_ns: Array | int) -> Array:
         """Returns the running total at any time; beyond the readings, that of the nearest."""
@@ -120,6 +125,9 @@ def _from_power(supply: Supply, found: Readings, edges: Array) -> EnergyCurve:
         update_s=update_s,
         charging=supply.charging,
         problems=found.problems,
+        reading_ns=found.time_ns,
+        reading=found.values,
+        reading_is_unknown=found.is_unknown,
     )
 
 
@@ -149,6 +157,9 @@ def _from_counter(supply: Supply, found: Readings) -> EnergyCurve:
         update_s=max(found.update_s, interval_s),
         charging=supply.charging,
         problems=found.problems,
+        reading_ns=found.time_ns,
+        reading=found.values,
+        reading_is_unknown=found.is_unknown,
     )
 
 
@@ -277,11 +288,18 @@ def summed(curves: Sequence[EnergyCurve]) -> EnergyCurve:
         variance += np.diff(np.interp(times, curve.time_ns, grown))
         at = np.clip(np.searchsorted(curve.time_ns, middles) - 1, 0, len(curve.is_unknown) - 1)
         unknown |= curve.is_unknown[at]
+    counting = any(curve.is_counter for curve in curves)  # then each as what it has counted
+    both_read = (first.reading_ns >= start) & (first.reading_ns <= end)
+    readings_ns = first.reading_ns[both_read]
+    middles_ns = (readings_ns[1:] + readings_ns[:-1]) // 2
     return replace(
         first,
+        reading_ns=readings_ns,
+        reading=sum((_read_at(curve, readings_ns, counting) for curve in curves), np.zeros(len(readings_ns))),
+        reading_is_unknown=np.any([_unread_at(curve, middles_ns) for curve in curves], axis=0),
         name=" + ".join(curve.name for curve in curves),
         origin=" + ".join(dict.fromkeys(curve.origin for curve in curves)),
-        is_counter=all(curve.is_counter for curve in curves),
+        is_counter=counting,
         is_battery=any(curve.is_battery for curve in curves),
         time_ns=times,
         total_j=sum((curve.at(times) for curve in curves), np.zeros(len(times))),
@@ -294,3 +312,14 @@ def summed(curves: Sequence[EnergyCurve]) -> EnergyCurve:
         charging=tuple(span for curve in curves for span in curve.charging),
         problems=tuple(problem for curve in curves for problem in curve.problems),
     )
+
+
+def _read_at(curve: EnergyCurve, time_ns: Array, counting: bool) -> Array:
+    if counting:
+        return curve.at(time_ns)
+    return np.asarray(np.interp(time_ns, curve.reading_ns, curve.reading))
+
+
+def _unread_at(curve: EnergyCurve, time_ns: Array) -> Array:
+    at = np.clip(np.searchsorted(curve.reading_ns, time_ns) - 1, 0, len(curve.reading_is_unknown) - 1)
+    return np.asarray(curve.reading_is_unknown[at])

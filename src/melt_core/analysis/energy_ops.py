@@ -1,0 +1,354 @@
+"""What each kind of op costs in joules: modelled, by least squares of power on the time that ops took.
+
+    found = op_energy(trace, by="op_type")
+    found.rows          # or None, and found.refusal says why the readings do not tell
+
+No sensor sees one op. But readings fall differently on ops, and over many tokens power that follows the mix of ops
+tells what each draws: reading j was W_j = sum over groups of p_g x share_gj, with p_g >= 0. A group's energy is p_g x
+its time. Intervals come from a moving-block bootstrap, as neighbouring readings are correlated.
+
+Nothing is shown where the readings cannot tell: too few, every reading of the same mix, or a sensor that answers more
+slowly than the ops change. The window that a sensor averages over is found from how power answers to the load.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from melt_core.analysis.energy import EnergyReport, energy_of
+from melt_core.analysis.energy_curve import EnergyCurve
+from melt_core.analysis.energy_design import Timeline, shares, timelines_of
+from melt_core.analysis.energy_nnls import condition, nnls, solve_all, variance_inflation
+from melt_core.analysis.energy_window import Span
+from melt_core.analysis.summary import measured_runs
+from melt_core.trace.format import ChunkKind
+from melt_core.units import NS_PER_S
+
+if TYPE_CHECKING:
+    from melt_core.trace.trace import Trace
+
+Array = NDArray[Any]
+
+#: Beyond these the columns are one another's sums (Belsley, Kuh, Welsch 1980, give 30 for the first).
+MAX_CONDITION: Final = 30.0
+MAX_INFLATION: Final = 30.0
+#: Readings for each column, and blocks of correlated ones in all.
+MIN_ROWS_PER_COLUMN: Final = 20
+MIN_BLOCKS: Final = 30
+#: Power must follow the ops so clearly that chance would do it once in a thousand times.
+_MIN_F: Final = 6.0
+_DRAWS: Final = 1000
+#: Windows that a sensor may average over, in its own intervals; the first stands for a reading of one instant.
+_WINDOWS: Final = (0.001, 0.02, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+#: A longer window has to fit better by so much before the sensor is taken to average over it.
+_BETTER_RATIO: Final = 0.98
+
+
+@dataclass(frozen=True)
+class OpEnergy:
+    """Modelled energy of one group of ops in all measured runs.
+
+    Attributes:
+        power_w: While it ran, of the whole of what the source measures.
+        time_share: Its part of the runs' time; energy_share: of their energy.
+        inflation: By how much its likeness to the other groups widens its interval.
+    """
+
+    key: str
+    gross_j: float
+    ci95_j: tuple[float, float]
+    power_w: float
+    time_s: float
+    time_share: float
+    energy_share: float
+    inflation: float
+
+
+@dataclass(frozen=True)
+class OpEnergyReport:
+    """Energy by groups of ops. `rows` is None where the readings do not tell, and `refusal` says why."""
+
+    by: str
+    source: str
+    rows: tuple[OpEnergy, ...] | None
+    refusal: str | None
+    n_readings: int
+    window_s: float | None
+    condition: float | None
+    block: int | None
+    modelled_j: float | None
+    measured_j: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the report ready for JSON."""
+        return {"kind": "modelled", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class _Readings:
+    """Mean power of each reading over the window that ends with it."""
+
+    begin_ns: Array
+    end_ns: Array
+    power_w: Array
+
+
+@dataclass(frozen=True)
+class _Fit:
+    window_s: float
+    design: Array
+    power_w: Array
+    residual_w: Array
+
+
+def op_energy(
+    trace: Trace,
+    *,
+    by: str = "op_type",
+    source: str | None = None,
+    report: EnergyReport | None = None,
+    seed: int = 0,
+) -> OpEnergyReport:
+    """Returns what groups of ops cost, as a model fitted to the readings; or why they do not tell.
+
+    Args:
+        trace: A trace with readings of power or energy; but for "phase" also with level ops.
+        by: "op_type", "module" or "phase".
+        source: As for `energy_of`.
+        report: What `energy_of` gave for the same source, if at hand.
+        seed: Of the bootstrap.
+
+    Raises:
+        InvalidArgumentError: There is no such grouping or source.
+        TraceError: The trace holds no ops, or no readings.
+    """
+    measured = report or energy_of(trace, source=source)
+    runs = trace.records(ChunkKind.RUNS)[measured_runs(trace)]
+    spans = [(int(row["start_ns"]), int(row["start_ns"] + row["duration_ns"])) for row in runs]
+    timelines = timelines_of(trace, by, spans)
+    refused = OpEnergyReport(by, measured.curve.name, None, None, 0, None, None, None, None, measured.total.gross_j)
+    bad = _unusable(measured, spans)
+    if bad is not None:
+        return _refuse(refused, bad)
+    readings = _readings(measured.curve)
+    fit = _best_window(measured.curve, readings, timelines, spans)
+    kept = [name for at, name in enumerate(timelines) if fit.design[:, at].any()]
+    fit = _with_columns(fit, [at for at, name in enumerate(timelines) if name in kept])
+    refused = _described(refused, fit)
+    why = _why_not(fit, kept, measured.curve, trace)
+    if why is not None:
+        return _refuse(refused, why)
+    rows, block = _rows(fit, {name: timelines[name] for name in kept}, seed)
+    modelled = sum(row.gross_j for row in rows)
+    values = {**vars(refused), "rows": rows, "block": block, "modelled_j": modelled}
+    return OpEnergyReport(**values)
+
+
+def _refuse(report: OpEnergyReport, why: str) -> OpEnergyReport:
+    return OpEnergyReport(**{**vars(report), "refusal": why})
+
+
+def _described(report: OpEnergyReport, fit: _Fit) -> OpEnergyReport:
+    found = condition(fit.design.T @ fit.design)
+    values = {**vars(report), "n_readings": len(fit.power_w), "window_s": fit.window_s, "condition": found}
+    return OpEnergyReport(**values)
+
+
+def _unusable(measured: EnergyReport, spans: Sequence[Span]) -> str | None:
+    curve = measured.curve
+    for start, end in curve.charging:
+        if start < spans[-1][1] and end > spans[0][0]:
+            return f"invalid: a charger was connected during the runs, and {curve.name} is then not what was drawn"
+    unknown = sum(curve.unknown_s(start, end) for start, end in spans)
+    total = sum(end - start for start, end in spans) / NS_PER_S
+    if unknown > 0.5 * total:
+        return f"{curve.name} has no usable reading for {unknown:.3g} s of {total:.3g} s"
+    return None
+
+
+def _readings(curve: EnergyCurve) -> _Readings:
+    """Returns the readings as they came: a counter's steps, or power at each time."""
+    time_ns, values, is_unknown = curve.reading_ns, curve.reading, curve.reading_is_unknown
+    begin, end = time_ns[:-1], time_ns[1:]
+    power = np.diff(values) / np.diff(time_ns) * NS_PER_S if curve.is_counter else values[1:]
+    usable = ~is_unknown
+    if not curve.is_counter and curve.update_s > 1.5 * curve.interval_s:  # between updates it says nothing new
+        usable = usable & (np.diff(values) != 0)
+    return _Readings(begin[usable], end[usable], power[usable])
+
+
+def _best_window(
+    curve: EnergyCurve, readings: _Readings, timelines: dict[str, Timeline], spans: Sequence[Span]
+) -> _Fit:
+    """Returns the fit for the window that the sensor averages over; a counter's is from one reading to the next.
+
+    Idle readings take part in the choice: power that steps when the runs begin shows best how fast the sensor answers.
+    """
+    inside = _inside(readings, spans)
+    if curve.is_counter:
+        return _fit(readings.begin_ns, readings, timelines, inside, curve.interval_s)[0]
+    usual_s = max(float(np.median(readings.end_ns - readings.begin_ns)) / NS_PER_S, 1e-9)
+    best: tuple[_Fit, float] | None = None
+    for factor in _WINDOWS:
+        window_s = factor * usual_s
+        begin = readings.end_ns - max(int(window_s * NS_PER_S), 1)
+        found, misfit = _fit(begin, readings, timelines, inside, window_s)
+        if best is None or misfit < _BETTER_RATIO * best[1]:
+            best = found, misfit
+    assert best is not None
+    return best[0]
+
+
+def _inside(readings: _Readings, spans: Sequence[Span]) -> Array:
+    """Returns which readings lie wholly in a run."""
+    starts = np.array([start for start, _ in spans])
+    ends = np.array([end for _, end in spans])
+    at = np.maximum(np.searchsorted(starts, readings.begin_ns, side="right") - 1, 0)
+    wholly: Array = (readings.begin_ns >= starts[at]) & (readings.end_ns <= ends[at])
+    return wholly
+
+
+def _fit(
+    begin_ns: Array, readings: _Readings, timelines: dict[str, Timeline], inside: Array, window_s: float
+) -> tuple[_Fit, float]:
+    """Returns the fit on the readings within runs, and the mean square of all readings' residuals."""
+    design = shares(timelines, begin_ns, readings.end_ns)
+    near = design[:, -1] < 1.0  # idle readings next to runs: the rest of the idle time tells nothing
+    near = near | np.roll(near, 32) | np.roll(near, -32)
+    rows, power = design[near], readings.power_w[near]
+    residual = power - rows @ nnls(rows.T @ rows, rows.T @ power)
+    own, seen = design[inside][:, :-1], readings.power_w[inside]
+    fitted = nnls(own.T @ own, own.T @ seen) if len(own) else np.zeros(own.shape[1])
+    misfit = float(np.mean(residual**2)) if len(residual) else math.inf
+    return _Fit(window_s, own, seen, seen - own @ fitted), misfit
+
+
+def _with_columns(fit: _Fit, columns: list[int]) -> _Fit:
+    return _Fit(fit.window_s, fit.design[:, columns], fit.power_w, fit.residual_w)
+
+
+def _why_not(fit: _Fit, names: list[str], curve: EnergyCurve, trace: Trace) -> str | None:
+    """Returns why the readings do not tell the groups apart; None where they do."""
+    n, k = fit.design.shape
+    if k < 2:
+        return "there is one group only: its energy is the total"
+    if n < MIN_ROWS_PER_COLUMN * k:
+        return (
+            f"{n} readings within the runs for {k} groups, and {MIN_ROWS_PER_COLUMN * k} are needed: use more repeats, "
+            "more tokens, or a faster sensor"
+        )
+    n_blocks = n // _block(fit)
+    if n_blocks < MIN_BLOCKS:
+        return f"the readings are so alike in time that they count as {n_blocks} only, and {MIN_BLOCKS} are needed"
+    gram = fit.design.T @ fit.design
+    inflation = variance_inflation(gram)
+    found = condition(gram)
+    if found > MAX_CONDITION or inflation.max() > MAX_INFLATION:
+        alike = [names[at] for at in np.argsort(-inflation)[:2].tolist()]
+        pace = _pace(fit, curve, trace)
+        return (
+            f"the readings do not tell {' and '.join(alike)} apart (condition {found:.3g}, at most "
+            f"{MAX_CONDITION:.0f}; variance inflation {inflation.max():.3g}, at most {MAX_INFLATION:.0f}){pace}"
+        )
+    if _f_statistic(fit) < _MIN_F:
+        return (
+            "power does not follow the ops: either all of them draw the same, or the sensor averages over so long that "
+            "it cannot show it"
+        )
+    return None
+
+
+def _pace(fit: _Fit, curve: EnergyCurve, trace: Trace) -> str:
+    tokens = trace.records(ChunkKind.TOKENS)["duration_ns"]
+    token_s = float(np.median(tokens)) / NS_PER_S if len(tokens) else math.nan
+    window_s = max(fit.window_s, curve.interval_s)
+    if not token_s > 0 or window_s < token_s / 4:
+        return ""
+    return (
+        f": the sensor is too slow, each reading covers {window_s * 1e3:.3g} ms, and a token takes "
+        f"{token_s * 1e3:.3g} ms"
+    )
+
+
+def _f_statistic(fit: _Fit) -> float:
+    """Returns how much better the groups explain power than one power for all of them does."""
+    n, k = fit.design.shape
+    effective = max(n / _correlated(fit), k + 1.0)
+    around_mean = float(((fit.power_w - fit.power_w.mean()) ** 2).sum())
+    around_fit = float((fit.residual_w**2).sum())
+    if around_fit <= 0:
+        return math.inf if around_mean > 0 else 0.0
+    return (around_mean - around_fit) / (k - 1) / (around_fit / (effective - k))
+
+
+def _correlated(fit: _Fit) -> int:
+    """Returns over how many neighbouring readings the residuals are correlated; 1 where they are not."""
+    n = len(fit.residual_w)
+    residual = fit.residual_w - fit.residual_w.mean()
+    power = float(residual @ residual)
+    lag = 1
+    if power > 0:
+        while lag < n // 4 and abs(float(residual[:-lag] @ residual[lag:])) / power > 2 / math.sqrt(n):
+            lag += 1
+    return lag
+
+
+def _block(fit: _Fit) -> int:
+    """Returns the length of the bootstrap's blocks."""
+    n = len(fit.residual_w)
+    return min(max(1, round(n ** (1 / 3)), 2 * (_correlated(fit) - 1)), max(n // 4, 1))
+
+
+def _rows(fit: _Fit, timelines: dict[str, Timeline], seed: int) -> tuple[tuple[OpEnergy, ...], int]:
+    gram, moments = fit.design.T @ fit.design, fit.design.T @ fit.power_w
+    power = nnls(gram, moments)
+    block = _block(fit)
+    low, high = _interval(fit, power, block, seed)
+    inflation = variance_inflation(gram)
+    seconds = np.array([line.total_s for line in timelines.values()])
+    joules = power * seconds
+    total_j, total_s = float(joules.sum()), float(seconds.sum())
+    rows = [
+        OpEnergy(
+            key=name,
+            gross_j=float(joules[at]),
+            ci95_j=(float(low[at] * seconds[at]), float(high[at] * seconds[at])),
+            power_w=float(power[at]),
+            time_s=float(seconds[at]),
+            time_share=float(seconds[at] / total_s) if total_s else math.nan,
+            energy_share=float(joules[at] / total_j) if total_j else math.nan,
+            inflation=float(inflation[at]),
+        )
+        for at, name in enumerate(timelines)
+    ]
+    return tuple(sorted(rows, key=lambda row: -row.gross_j)), block
+
+
+def _interval(fit: _Fit, power: Array, block: int, seed: int) -> tuple[Array, Array]:
+    """Returns the 95 % interval of each group's power: moving blocks of readings, drawn with replacement.
+
+    Kuensch 1989, "The jackknife and the bootstrap for general stationary observations". The blocks' normal equations are added up beforehand, so that a draw is a sum of a few of them. Deviations are
+    widened by what a sample of so few blocks lacks.
+    """
+    n, k = fit.design.shape
+    products = fit.design[:, :, None] * fit.design[:, None, :]
+    grams = np.concatenate([np.zeros((1, k, k)), np.cumsum(products, axis=0)])
+    moments = np.concatenate([np.zeros((1, k)), np.cumsum(fit.design * fit.power_w[:, None], axis=0)])
+    block_grams, block_moments = grams[block:] - grams[:-block], moments[block:] - moments[:-block]
+    n_blocks = math.ceil(n / block)
+    random = np.random.default_rng(seed)
+    drawn_grams, drawn_moments = np.empty((_DRAWS, k, k)), np.empty((_DRAWS, k))
+    for draw in range(_DRAWS):
+        starts = random.integers(0, n - block + 1, n_blocks)
+        drawn_grams[draw] = block_grams[starts].sum(axis=0)
+        drawn_moments[draw] = block_moments[starts].sum(axis=0)
+    drawn = solve_all(drawn_grams, drawn_moments)
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    widened = math.sqrt(n_blocks / max(n_blocks - k, 1))
+    return np.maximum(power + (low - power) * widened, 0.0), power + (high - power) * widened
