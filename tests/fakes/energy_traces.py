@@ -1,7 +1,7 @@
 """Traces of runs on a simulated device whose power is known at every time: readings in, truth beside them.
 
-    made = EnergyTrace.of(DEVICE, RUNS, [sample(DEVICE, "board", "power", rate_hz=100, end_s=20)])
-    energy_of(made.trace).total.gross_j     # against made.truth_j("board", "total")
+made = EnergyTrace.of(DEVICE, RUNS, [sample(DEVICE, "board", "power", rate_hz=100, end_s=20)])
+energy_of(made.trace).total.gross_j     # against made.truth_j("board", "total")
 """
 
 from __future__ import annotations

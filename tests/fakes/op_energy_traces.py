@@ -1,7 +1,7 @@
 """Traces with ops, each of a power of its own, and what a sensor would read of them: the truth of energy per op.
 
-    made = op_trace(OpScene.random(seed=1))
-    op_energy(made.trace).rows      # against made.truth_j
+made = op_trace(OpScene.random(seed=1))
+op_energy(made.trace).rows      # against made.truth_j
 """
 
 from __future__ import annotations
@@ -158,12 +158,13 @@ def _build(
     token_start = np.append(10**9, token_end[:-1])
     run = {"run": 0, "stop_reason": StopReason.LIMIT, "n_prompt": 1, "n_output": scene.n_tokens, "n_threads": 1}
     run |= {"start_ns": 10**9, "duration_ns": int(token_end[-1]) - 10**9, "prefill_ns": int(token_end[0]) - 10**9}
+    first_ns, rest_ns = int(token_end[0]), int(token_end[-1] - token_end[0])
     phases = [
         {"run": NONE, "phase": Phase.IDLE, "start_ns": 0, "duration_ns": 10**9},
-        {"run": 0, "phase": Phase.PREFILL, "start_ns": 10**9, "duration_ns": int(token_end[0]) - 10**9},
-        {"run": 0, "phase": Phase.DECODE, "start_ns": int(token_end[0]), "duration_ns": int(token_end[-1] - token_end[0])},
+        {"run": 0, "phase": Phase.PREFILL, "start_ns": 10**9, "duration_ns": first_ns - 10**9},
+        {"run": 0, "phase": Phase.DECODE, "start_ns": first_ns, "duration_ns": rest_ns},
         {"run": NONE, "phase": Phase.IDLE, "start_ns": int(token_end[-1]), "duration_ns": 10**9},
-    ]  # fmt: skip
+    ]
     tokens = np.zeros(scene.n_tokens, TOKEN)
     tokens["index"], tokens["n_tokens"] = np.arange(scene.n_tokens), 1
     tokens["phase"] = np.where(tokens["index"] == 0, Phase.PREFILL, Phase.DECODE)

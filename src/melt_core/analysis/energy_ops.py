@@ -14,8 +14,8 @@ slowly than the ops change. The window that a sensor averages over is found from
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -38,6 +38,8 @@ Array = NDArray[Any]
 #: Beyond these the columns are one another's sums (Belsley, Kuh, Welsch 1980, give 30 for the first).
 MAX_CONDITION: Final = 30.0
 MAX_INFLATION: Final = 30.0
+#: Where readings overlap, over a window that itself had to be found.
+MAX_INFLATION_INFERRED: Final = 10.0
 #: Readings for each column, and blocks of correlated ones in all.
 MIN_ROWS_PER_COLUMN: Final = 20
 MIN_BLOCKS: Final = 30
@@ -45,8 +47,14 @@ MIN_BLOCKS: Final = 30
 _MIN_F: Final = 6.0
 _DRAWS: Final = 1000
 #: Windows that a sensor may average over, in its own intervals; the first stands for a reading of one instant.
-_WINDOWS: Final = (0.001, 0.02, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
-#: A longer window has to fit better by so much before the sensor is taken to average over it.
+_WINDOWS: Final = (0.001, 0.01, 0.05, *(2 ** (at / 2) for at in range(-6, 15)))
+#: Then so far about the best of those, as a logarithm, in so many golden sections.
+_BRACKET: Final = 0.4
+_SECTIONS: Final = 8
+#: Of a fit's sum of squares, relative to its variance: what another window may lose and be as likely.
+_CHI2_95: Final = 3.84
+_GOLDEN: Final = (math.sqrt(5) - 1) / 2
+#: Another window than from reading to reading has to fit so much better before it is taken.
 _BETTER_RATIO: Final = 0.98
 
 
@@ -105,6 +113,8 @@ class _Fit:
     design: Array
     power_w: Array
     residual_w: Array
+    misfit: float  # mean square of all residuals, of idle readings too
+    n_readings: int  # behind it
 
 
 def op_energy(
@@ -135,29 +145,24 @@ def op_energy(
     refused = OpEnergyReport(by, measured.curve.name, None, None, 0, None, None, None, None, measured.total.gross_j)
     bad = _unusable(measured, spans)
     if bad is not None:
-        return _refuse(refused, bad)
+        return replace(refused, refusal=bad)
     readings = _readings(measured.curve)
-    fit = _best_window(measured.curve, readings, timelines, spans)
+    fit, alike = _best_window(measured.curve, readings, timelines, spans)
     kept = [name for at, name in enumerate(timelines) if fit.design[:, at].any()]
-    fit = _with_columns(fit, [at for at, name in enumerate(timelines) if name in kept])
+    columns = [at for at, name in enumerate(timelines) if name in kept]
+    fit, alike = _with_columns(fit, columns), [_with_columns(other, columns) for other in alike]
     refused = _described(refused, fit)
     why = _why_not(fit, kept, measured.curve, trace)
     if why is not None:
-        return _refuse(refused, why)
-    rows, block = _rows(fit, {name: timelines[name] for name in kept}, seed)
+        return replace(refused, refusal=why)
+    rows, block = _rows(fit, alike, {name: timelines[name] for name in kept}, seed)
     modelled = sum(row.gross_j for row in rows)
-    values = {**vars(refused), "rows": rows, "block": block, "modelled_j": modelled}
-    return OpEnergyReport(**values)
-
-
-def _refuse(report: OpEnergyReport, why: str) -> OpEnergyReport:
-    return OpEnergyReport(**{**vars(report), "refusal": why})
+    return replace(refused, rows=rows, block=block, modelled_j=modelled)
 
 
 def _described(report: OpEnergyReport, fit: _Fit) -> OpEnergyReport:
     found = condition(fit.design.T @ fit.design)
-    values = {**vars(report), "n_readings": len(fit.power_w), "window_s": fit.window_s, "condition": found}
-    return OpEnergyReport(**values)
+    return replace(report, n_readings=len(fit.power_w), window_s=fit.window_s, condition=found)
 
 
 def _unusable(measured: EnergyReport, spans: Sequence[Span]) -> str | None:
@@ -185,24 +190,40 @@ def _readings(curve: EnergyCurve) -> _Readings:
 
 def _best_window(
     curve: EnergyCurve, readings: _Readings, timelines: dict[str, Timeline], spans: Sequence[Span]
-) -> _Fit:
-    """Returns the fit for the window that the sensor averages over; a counter's is from one reading to the next.
+) -> tuple[_Fit, list[_Fit]]:
+    """Returns the fit for the window that the sensor averages over, and those that fit about as well.
 
-    Idle readings take part in the choice: power that steps when the runs begin shows best how fast the sensor answers.
+    A counter's window is from one reading to the next. Idle readings take part in the choice: power that steps when the
+    runs begin shows best how fast the sensor answers.
     """
     inside = _inside(readings, spans)
     if curve.is_counter:
-        return _fit(readings.begin_ns, readings, timelines, inside, curve.interval_s)[0]
+        return _fit(readings.begin_ns, readings, timelines, inside, curve.interval_s), []
     usual_s = max(float(np.median(readings.end_ns - readings.begin_ns)) / NS_PER_S, 1e-9)
-    best: tuple[_Fit, float] | None = None
-    for factor in _WINDOWS:
-        window_s = factor * usual_s
-        begin = readings.end_ns - max(int(window_s * NS_PER_S), 1)
-        found, misfit = _fit(begin, readings, timelines, inside, window_s)
-        if best is None or misfit < _BETTER_RATIO * best[1]:
-            best = found, misfit
-    assert best is not None
-    return best[0]
+
+    def tried(window_s: float) -> _Fit:
+        begin_ns = readings.end_ns - max(int(window_s * NS_PER_S), 1)
+        return _fit(begin_ns, readings, timelines, inside, window_s)
+
+    found = [tried(factor * usual_s) for factor in _WINDOWS]
+    best, usual = min(found, key=lambda one: one.misfit), found[_WINDOWS.index(1.0)]
+    if best.misfit > _BETTER_RATIO * usual.misfit:  # nothing tells: it reads what was since the reading before
+        return usual, []
+    found += _narrowed(best.window_s, tried)
+    best = min(found, key=lambda one: one.misfit)
+    limit = best.misfit * (1 + _CHI2_95 / max(best.n_readings, 1))
+    return best, [one for one in found if one.misfit <= limit]
+
+
+def _narrowed(window_s: float, tried: Callable[[float], _Fit]) -> list[_Fit]:
+    """Returns fits ever nearer to the best about one window: golden sections of the logarithm of its length."""
+    low, high = math.log(window_s) - _BRACKET, math.log(window_s) + _BRACKET
+    found = []
+    for _ in range(_SECTIONS):
+        left, right = (tried(math.exp(at)) for at in (high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)))
+        found += [left, right]
+        low, high = (low, math.log(right.window_s)) if left.misfit < right.misfit else (math.log(left.window_s), high)
+    return found
 
 
 def _inside(readings: _Readings, spans: Sequence[Span]) -> Array:
@@ -214,10 +235,8 @@ def _inside(readings: _Readings, spans: Sequence[Span]) -> Array:
     return wholly
 
 
-def _fit(
-    begin_ns: Array, readings: _Readings, timelines: dict[str, Timeline], inside: Array, window_s: float
-) -> tuple[_Fit, float]:
-    """Returns the fit on the readings within runs, and the mean square of all readings' residuals."""
+def _fit(begin_ns: Array, readings: _Readings, timelines: dict[str, Timeline], inside: Array, window_s: float) -> _Fit:
+    """Returns the fit on the readings within runs, and how badly all readings near runs fit."""
     design = shares(timelines, begin_ns, readings.end_ns)
     near = design[:, -1] < 1.0  # idle readings next to runs: the rest of the idle time tells nothing
     near = near | np.roll(near, 32) | np.roll(near, -32)
@@ -226,11 +245,11 @@ def _fit(
     own, seen = design[inside][:, :-1], readings.power_w[inside]
     fitted = nnls(own.T @ own, own.T @ seen) if len(own) else np.zeros(own.shape[1])
     misfit = float(np.mean(residual**2)) if len(residual) else math.inf
-    return _Fit(window_s, own, seen, seen - own @ fitted), misfit
+    return _Fit(window_s, own, seen, seen - own @ fitted, misfit, len(residual))
 
 
 def _with_columns(fit: _Fit, columns: list[int]) -> _Fit:
-    return _Fit(fit.window_s, fit.design[:, columns], fit.power_w, fit.residual_w)
+    return replace(fit, design=fit.design[:, columns])
 
 
 def _why_not(fit: _Fit, names: list[str], curve: EnergyCurve, trace: Trace) -> str | None:
@@ -249,12 +268,14 @@ def _why_not(fit: _Fit, names: list[str], curve: EnergyCurve, trace: Trace) -> s
     gram = fit.design.T @ fit.design
     inflation = variance_inflation(gram)
     found = condition(gram)
-    if found > MAX_CONDITION or inflation.max() > MAX_INFLATION:
+    inferred = not curve.is_counter and fit.window_s > 1.2 * curve.interval_s
+    limit = MAX_INFLATION_INFERRED if inferred else MAX_INFLATION
+    if found > MAX_CONDITION or inflation.max() > limit:
         alike = [names[at] for at in np.argsort(-inflation)[:2].tolist()]
         pace = _pace(fit, curve, trace)
         return (
             f"the readings do not tell {' and '.join(alike)} apart (condition {found:.3g}, at most "
-            f"{MAX_CONDITION:.0f}; variance inflation {inflation.max():.3g}, at most {MAX_INFLATION:.0f}){pace}"
+            f"{MAX_CONDITION:.0f}; variance inflation {inflation.max():.3g}, at most {limit:.0f}){pace}"
         )
     if _f_statistic(fit) < _MIN_F:
         return (
@@ -284,7 +305,7 @@ def _f_statistic(fit: _Fit) -> float:
     around_fit = float((fit.residual_w**2).sum())
     if around_fit <= 0:
         return math.inf if around_mean > 0 else 0.0
-    return (around_mean - around_fit) / (k - 1) / (around_fit / (effective - k))
+    return float((around_mean - around_fit) / (k - 1) / (around_fit / (effective - k)))
 
 
 def _correlated(fit: _Fit) -> int:
@@ -305,11 +326,16 @@ def _block(fit: _Fit) -> int:
     return min(max(1, round(n ** (1 / 3)), 2 * (_correlated(fit) - 1)), max(n // 4, 1))
 
 
-def _rows(fit: _Fit, timelines: dict[str, Timeline], seed: int) -> tuple[tuple[OpEnergy, ...], int]:
+def _rows(
+    fit: _Fit, alike: Sequence[_Fit], timelines: dict[str, Timeline], seed: int
+) -> tuple[tuple[OpEnergy, ...], int]:
     gram, moments = fit.design.T @ fit.design, fit.design.T @ fit.power_w
     power = nnls(gram, moments)
     block = _block(fit)
     low, high = _interval(fit, power, block, seed)
+    for other in alike:  # which of these windows is the sensor's, the readings do not say
+        shift = nnls(other.design.T @ other.design, other.design.T @ other.power_w) - power
+        low, high = np.minimum(low, low + shift), np.maximum(high, high + shift)
     inflation = variance_inflation(gram)
     seconds = np.array([line.total_s for line in timelines.values()])
     joules = power * seconds
@@ -333,8 +359,9 @@ def _rows(fit: _Fit, timelines: dict[str, Timeline], seed: int) -> tuple[tuple[O
 def _interval(fit: _Fit, power: Array, block: int, seed: int) -> tuple[Array, Array]:
     """Returns the 95 % interval of each group's power: moving blocks of readings, drawn with replacement.
 
-    Kuensch 1989, "The jackknife and the bootstrap for general stationary observations". The blocks' normal equations are added up beforehand, so that a draw is a sum of a few of them. Deviations are
-    widened by what a sample of so few blocks lacks.
+    Kuensch 1989, "The jackknife and the bootstrap for general stationary observations". The blocks' normal equations
+    are added up beforehand, so that a draw is a sum of a few of them. Deviations are widened by what a sample of so few
+    blocks lacks.
     """
     n, k = fit.design.shape
     products = fit.design[:, :, None] * fit.design[:, None, :]
