@@ -11,7 +11,7 @@ prompt tokens and the decode's / output tokens, never mixed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from melt_core.analysis.energy_channels import Supply, ranked, supplies_of
 from melt_core.analysis.energy_curve import EnergyCurve, curve_of, summed
+from melt_core.analysis.energy_design import timelines_of
+from melt_core.analysis.energy_fit import response_s
 from melt_core.analysis.energy_window import Z95, Span, WindowEnergy, energy_in, shortest_window_s
 from melt_core.analysis.summary import measured_runs
 from melt_core.errors import InvalidArgumentError, TraceError
@@ -76,6 +78,7 @@ class SourceEnergy:
     gross_j: float | None
     interval_s: float | None
     update_s: float | None
+    response_s: float | None
     shortest_window_s: float | None
     reason: str | None
     problems: tuple[str, ...]
@@ -199,7 +202,9 @@ def _combined(trace: Trace, supplies: Sequence[Supply], edges: Array) -> EnergyC
         if isinstance(curve, str):
             return f"{supply.name}: {curve}"
         curves.append(curve)
-    return summed(curves)
+    curve = summed(curves)
+    spans = _run_spans(trace)
+    return replace(curve, response_s=response_s(curve, timelines_of(trace, "phase", spans), spans))
 
 
 def _tried(
@@ -207,7 +212,7 @@ def _tried(
 ) -> SourceEnergy:
     name = " + ".join(supply.name for supply in supplies)
     if isinstance(curve, str):
-        return SourceEnergy(name, supplies[0].origin, None, None, None, None, curve, ())
+        return SourceEnergy(name, supplies[0].origin, None, None, None, None, None, curve, ())
     found = energy_in(curve, spans, error_ratio)
     power_w = float(curve.at(spans[-1][1]) - curve.at(spans[0][0])) / ((spans[-1][1] - spans[0][0]) / NS_PER_S)
     return SourceEnergy(
@@ -216,6 +221,7 @@ def _tried(
         found.gross_j,
         curve.interval_s,
         curve.update_s,
+        curve.response_s,
         shortest_window_s(curve, power_w, error_ratio),
         found.reason,
         tuple(problem.text for problem in curve.problems),

@@ -44,6 +44,7 @@ class EnergyCurve:
         noise_j2_per_s: How the variance of a window grows with its length.
         interval_s: Usual time between readings.
         update_s: Usual time between changes of the sensor.
+        response_s: Over how long the sensor averages, where that is longer than from reading to reading.
         charging: When a charger made a battery's readings useless.
         reading_ns: The readings themselves, before any were divided, held or filled.
         reading: W, or J for a counter.
@@ -66,6 +67,7 @@ class EnergyCurve:
     reading_ns: Array
     reading: Array
     reading_is_unknown: Array
+    response_s: float = 0.0
 
     def at(self, time_ns: Array | int) -> Array:
         """Returns the running total at any time; beyond the readings, that of the nearest."""
@@ -309,6 +311,7 @@ def summed(curves: Sequence[EnergyCurve]) -> EnergyCurve:
         noise_j2_per_s=sum(curve.noise_j2_per_s for curve in curves),
         interval_s=max(curve.interval_s for curve in curves),
         update_s=max(curve.update_s for curve in curves),
+        response_s=max(curve.response_s for curve in curves),
         charging=tuple(span for curve in curves for span in curve.charging),
         problems=tuple(problem for curve in curves for problem in curve.problems),
     )

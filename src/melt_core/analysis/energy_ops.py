@@ -14,7 +14,7 @@ slowly than the ops change. The window that a sensor averages over is found from
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from melt_core.analysis.energy import EnergyReport, energy_of
 from melt_core.analysis.energy_curve import EnergyCurve
-from melt_core.analysis.energy_design import Timeline, shares, timelines_of
+from melt_core.analysis.energy_design import Timeline, timelines_of
+from melt_core.analysis.energy_fit import Fit, best_window, readings_of
 from melt_core.analysis.energy_nnls import condition, nnls, solve_all, variance_inflation
 from melt_core.analysis.energy_window import Span
 from melt_core.analysis.summary import measured_runs
@@ -46,16 +47,6 @@ MIN_BLOCKS: Final = 30
 #: Power must follow the ops so clearly that chance would do it once in a thousand times.
 _MIN_F: Final = 6.0
 _DRAWS: Final = 1000
-#: Windows that a sensor may average over, in its own intervals; the first stands for a reading of one instant.
-_WINDOWS: Final = (0.001, 0.01, 0.05, *(2 ** (at / 2) for at in range(-6, 15)))
-#: Then so far about the best of those, as a logarithm, in so many golden sections.
-_BRACKET: Final = 0.4
-_SECTIONS: Final = 8
-#: Of a fit's sum of squares, relative to its variance: what another window may lose and be as likely.
-_CHI2_95: Final = 3.84
-_GOLDEN: Final = (math.sqrt(5) - 1) / 2
-#: Another window than from reading to reading has to fit so much better before it is taken.
-_BETTER_RATIO: Final = 0.98
 
 
 @dataclass(frozen=True)
@@ -98,25 +89,6 @@ class OpEnergyReport:
         return {"kind": "modelled", **asdict(self)}
 
 
-@dataclass(frozen=True)
-class _Readings:
-    """Mean power of each reading over the window that ends with it."""
-
-    begin_ns: Array
-    end_ns: Array
-    power_w: Array
-
-
-@dataclass(frozen=True)
-class _Fit:
-    window_s: float
-    design: Array
-    power_w: Array
-    residual_w: Array
-    misfit: float  # mean square of all residuals, of idle readings too
-    n_readings: int  # behind it
-
-
 def op_energy(
     trace: Trace,
     *,
@@ -146,8 +118,8 @@ def op_energy(
     bad = _unusable(measured, spans)
     if bad is not None:
         return replace(refused, refusal=bad)
-    readings = _readings(measured.curve)
-    fit, alike = _best_window(measured.curve, readings, timelines, spans)
+    readings = readings_of(measured.curve)
+    fit, alike = best_window(measured.curve, readings, timelines, spans)
     kept = [name for at, name in enumerate(timelines) if fit.design[:, at].any()]
     columns = [at for at, name in enumerate(timelines) if name in kept]
     fit, alike = _with_columns(fit, columns), [_with_columns(other, columns) for other in alike]
@@ -160,7 +132,7 @@ def op_energy(
     return replace(refused, rows=rows, block=block, modelled_j=modelled)
 
 
-def _described(report: OpEnergyReport, fit: _Fit) -> OpEnergyReport:
+def _described(report: OpEnergyReport, fit: Fit) -> OpEnergyReport:
     found = condition(fit.design.T @ fit.design)
     return replace(report, n_readings=len(fit.power_w), window_s=fit.window_s, condition=found)
 
@@ -177,82 +149,11 @@ def _unusable(measured: EnergyReport, spans: Sequence[Span]) -> str | None:
     return None
 
 
-def _readings(curve: EnergyCurve) -> _Readings:
-    """Returns the readings as they came: a counter's steps, or power at each time."""
-    time_ns, values, is_unknown = curve.reading_ns, curve.reading, curve.reading_is_unknown
-    begin, end = time_ns[:-1], time_ns[1:]
-    power = np.diff(values) / np.diff(time_ns) * NS_PER_S if curve.is_counter else values[1:]
-    usable = ~is_unknown
-    if not curve.is_counter and curve.update_s > 1.5 * curve.interval_s:  # between updates it says nothing new
-        usable = usable & (np.diff(values) != 0)
-    return _Readings(begin[usable], end[usable], power[usable])
-
-
-def _best_window(
-    curve: EnergyCurve, readings: _Readings, timelines: dict[str, Timeline], spans: Sequence[Span]
-) -> tuple[_Fit, list[_Fit]]:
-    """Returns the fit for the window that the sensor averages over, and those that fit about as well.
-
-    A counter's window is from one reading to the next. Idle readings take part in the choice: power that steps when the
-    runs begin shows best how fast the sensor answers.
-    """
-    inside = _inside(readings, spans)
-    if curve.is_counter:
-        return _fit(readings.begin_ns, readings, timelines, inside, curve.interval_s), []
-    usual_s = max(float(np.median(readings.end_ns - readings.begin_ns)) / NS_PER_S, 1e-9)
-
-    def tried(window_s: float) -> _Fit:
-        begin_ns = readings.end_ns - max(int(window_s * NS_PER_S), 1)
-        return _fit(begin_ns, readings, timelines, inside, window_s)
-
-    found = [tried(factor * usual_s) for factor in _WINDOWS]
-    best, usual = min(found, key=lambda one: one.misfit), found[_WINDOWS.index(1.0)]
-    if best.misfit > _BETTER_RATIO * usual.misfit:  # nothing tells: it reads what was since the reading before
-        return usual, []
-    found += _narrowed(best.window_s, tried)
-    best = min(found, key=lambda one: one.misfit)
-    limit = best.misfit * (1 + _CHI2_95 / max(best.n_readings, 1))
-    return best, [one for one in found if one.misfit <= limit]
-
-
-def _narrowed(window_s: float, tried: Callable[[float], _Fit]) -> list[_Fit]:
-    """Returns fits ever nearer to the best about one window: golden sections of the logarithm of its length."""
-    low, high = math.log(window_s) - _BRACKET, math.log(window_s) + _BRACKET
-    found = []
-    for _ in range(_SECTIONS):
-        left, right = (tried(math.exp(at)) for at in (high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)))
-        found += [left, right]
-        low, high = (low, math.log(right.window_s)) if left.misfit < right.misfit else (math.log(left.window_s), high)
-    return found
-
-
-def _inside(readings: _Readings, spans: Sequence[Span]) -> Array:
-    """Returns which readings lie wholly in a run."""
-    starts = np.array([start for start, _ in spans])
-    ends = np.array([end for _, end in spans])
-    at = np.maximum(np.searchsorted(starts, readings.begin_ns, side="right") - 1, 0)
-    wholly: Array = (readings.begin_ns >= starts[at]) & (readings.end_ns <= ends[at])
-    return wholly
-
-
-def _fit(begin_ns: Array, readings: _Readings, timelines: dict[str, Timeline], inside: Array, window_s: float) -> _Fit:
-    """Returns the fit on the readings within runs, and how badly all readings near runs fit."""
-    design = shares(timelines, begin_ns, readings.end_ns)
-    near = design[:, -1] < 1.0  # idle readings next to runs: the rest of the idle time tells nothing
-    near = near | np.roll(near, 32) | np.roll(near, -32)
-    rows, power = design[near], readings.power_w[near]
-    residual = power - rows @ nnls(rows.T @ rows, rows.T @ power)
-    own, seen = design[inside][:, :-1], readings.power_w[inside]
-    fitted = nnls(own.T @ own, own.T @ seen) if len(own) else np.zeros(own.shape[1])
-    misfit = float(np.mean(residual**2)) if len(residual) else math.inf
-    return _Fit(window_s, own, seen, seen - own @ fitted, misfit, len(residual))
-
-
-def _with_columns(fit: _Fit, columns: list[int]) -> _Fit:
+def _with_columns(fit: Fit, columns: list[int]) -> Fit:
     return replace(fit, design=fit.design[:, columns])
 
 
-def _why_not(fit: _Fit, names: list[str], curve: EnergyCurve, trace: Trace) -> str | None:
+def _why_not(fit: Fit, names: list[str], curve: EnergyCurve, trace: Trace) -> str | None:
     """Returns why the readings do not tell the groups apart; None where they do."""
     n, k = fit.design.shape
     if k < 2:
@@ -285,7 +186,7 @@ def _why_not(fit: _Fit, names: list[str], curve: EnergyCurve, trace: Trace) -> s
     return None
 
 
-def _pace(fit: _Fit, curve: EnergyCurve, trace: Trace) -> str:
+def _pace(fit: Fit, curve: EnergyCurve, trace: Trace) -> str:
     tokens = trace.records(ChunkKind.TOKENS)["duration_ns"]
     token_s = float(np.median(tokens)) / NS_PER_S if len(tokens) else math.nan
     window_s = max(fit.window_s, curve.interval_s)
@@ -297,7 +198,7 @@ def _pace(fit: _Fit, curve: EnergyCurve, trace: Trace) -> str:
     )
 
 
-def _f_statistic(fit: _Fit) -> float:
+def _f_statistic(fit: Fit) -> float:
     """Returns how much better the groups explain power than one power for all of them does."""
     n, k = fit.design.shape
     effective = max(n / _correlated(fit), k + 1.0)
@@ -308,7 +209,7 @@ def _f_statistic(fit: _Fit) -> float:
     return float((around_mean - around_fit) / (k - 1) / (around_fit / (effective - k)))
 
 
-def _correlated(fit: _Fit) -> int:
+def _correlated(fit: Fit) -> int:
     """Returns over how many neighbouring readings the residuals are correlated; 1 where they are not."""
     n = len(fit.residual_w)
     residual = fit.residual_w - fit.residual_w.mean()
@@ -320,14 +221,14 @@ def _correlated(fit: _Fit) -> int:
     return lag
 
 
-def _block(fit: _Fit) -> int:
+def _block(fit: Fit) -> int:
     """Returns the length of the bootstrap's blocks."""
     n = len(fit.residual_w)
-    return min(max(1, round(n ** (1 / 3)), 2 * (_correlated(fit) - 1)), max(n // 4, 1))
+    return min(max(1, int(np.cbrt(n) + 0.5), 2 * (_correlated(fit) - 1)), max(n // 4, 1))
 
 
 def _rows(
-    fit: _Fit, alike: Sequence[_Fit], timelines: dict[str, Timeline], seed: int
+    fit: Fit, alike: Sequence[Fit], timelines: dict[str, Timeline], seed: int
 ) -> tuple[tuple[OpEnergy, ...], int]:
     gram, moments = fit.design.T @ fit.design, fit.design.T @ fit.power_w
     power = nnls(gram, moments)
@@ -356,7 +257,7 @@ def _rows(
     return tuple(sorted(rows, key=lambda row: -row.gross_j)), block
 
 
-def _interval(fit: _Fit, power: Array, block: int, seed: int) -> tuple[Array, Array]:
+def _interval(fit: Fit, power: Array, block: int, seed: int) -> tuple[Array, Array]:
     """Returns the 95 % interval of each group's power: moving blocks of readings, drawn with replacement.
 
     Kuensch 1989, "The jackknife and the bootstrap for general stationary observations". The blocks' normal equations

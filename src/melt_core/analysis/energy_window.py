@@ -48,9 +48,11 @@ class WindowEnergy:
 def shortest_window_s(curve: EnergyCurve, power_w: float, error_ratio: float, *, n_windows: int = 1) -> float:
     """Returns how long each of `n_windows` has to be, so that their sum has a 95 % interval within the error.
 
-    With z = 1.96, noise a per second and e at both ends: (z / error)^2 (a T + e) n <= (n P T)^2, solved for T.
+    A sensor that averages over r shows at each end r / 2 of what was before: that is no noise, and no number of windows
+    makes it less. Beside it, with z = 1.96, noise a per second and e at both ends: (z / error)^2 (a T + e) n <=
+    (n P T)^2, solved for T.
     """
-    floor_s = MIN_READINGS * curve.update_s
+    floor_s = max(MIN_READINGS * curve.update_s, curve.response_s / (2 * error_ratio))
     if power_w <= 0:
         return math.inf
     scale = n_windows * (power_w * error_ratio / Z95) ** 2
@@ -94,14 +96,20 @@ def _refusal(curve: EnergyCurve, spans: Sequence[Span], gross: float, error: flo
     mean_s = wall_s / len(spans)
     if mean_s < shortest_s or Z95 * error > error_ratio * gross:
         return (
-            f"{_named(len(spans))} of {mean_s:.3g} s, and {curve.name}, which changes every {curve.update_s:.2g} s, "
-            f"needs {shortest_s:.3g} s for {error_ratio:.0%}"
+            f"{_named(len(spans))} of {mean_s:.3g} s, and {curve.name}, {_pace(curve)}, needs {shortest_s:.3g} s for "
+            f"{error_ratio:.0%}"
         )
     return None
 
 
 def _named(n_windows: int) -> str:
     return "a window" if n_windows == 1 else f"{n_windows} windows"
+
+
+def _pace(curve: EnergyCurve) -> str:
+    if curve.response_s > curve.update_s:
+        return f"which averages over {curve.response_s:.2g} s"
+    return f"which changes every {curve.update_s:.2g} s"
 
 
 def _why_not(curve: EnergyCurve, spans: Sequence[Span]) -> str:
