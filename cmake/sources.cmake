@@ -26,11 +26,29 @@ set(MELT_CORE_SOURCES
   cpp/src/run_metadata.cpp
   cpp/src/runtimes/registry.cpp
   cpp/src/runtimes/synthetic.cpp
+  cpp/src/sampling.cpp
+  cpp/src/sensors/adreno.cpp
+  cpp/src/sensors/catalog.cpp
+  cpp/src/sensors/cooling.cpp
+  cpp/src/sensors/cpufreq.cpp
+  cpp/src/sensors/fault.cpp
+  cpp/src/sensors/file_source.cpp
+  cpp/src/sensors/hwmon.cpp
+  cpp/src/sensors/ina3221.cpp
   cpp/src/sensors/interference.cpp
+  cpp/src/sensors/mali.cpp
   cpp/src/sensors/memory_account.cpp
+  cpp/src/sensors/nvml.cpp
+  cpp/src/sensors/odpm.cpp
+  cpp/src/sensors/power_supply.cpp
   cpp/src/sensors/proc_file.cpp
   cpp/src/sensors/process_memory.cpp
+  cpp/src/sensors/rapl.cpp
   cpp/src/sensors/sampler.cpp
+  cpp/src/sensors/screening.cpp
+  cpp/src/sensors/sysfs_file.cpp
+  cpp/src/sensors/tegra_gpu.cpp
+  cpp/src/sensors/thermal.cpp
   cpp/src/trace/reader.cpp
   cpp/src/trace/writer.cpp
 )
@@ -56,6 +74,7 @@ set(MELT_BINDING_SOURCES
   cpp/bindings/bind_fit.cpp
   cpp/bindings/bind_models.cpp
   cpp/bindings/bind_profiler.cpp
+  cpp/bindings/bind_sensors.cpp
   cpp/bindings/bind_sessions.cpp
   cpp/bindings/bind_trace_format.cpp
   cpp/bindings/interrupt.cpp
@@ -73,6 +92,8 @@ set(MELT_TEST_SOURCES
   cpp/tests/test_recorder.cpp
   cpp/tests/test_run.cpp
   cpp/tests/test_sampler.cpp
+  cpp/tests/test_screening.cpp
+  cpp/tests/test_sensors.cpp
   cpp/tests/test_trace.cpp
 )
 

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <random>
+#include <thread>
 
 #include "json.h"
 #include "melt/environment.h"
@@ -14,9 +15,13 @@
 #include "overhead.h"
 #include "repetition.h"
 #include "run_metadata.h"
+#include "sampling.h"
 
 namespace melt {
 namespace {
+
+constexpr double kMaxIdleS = 600.0;  // as long as there is room for samples
+constexpr double kIdleSliceS = 0.1;  // between two looks for a cancel
 
 void require(bool condition, const std::string& message) {
   if (!condition)
@@ -76,7 +81,8 @@ void LoadedModel::unload() {
 
 class Profiler::Impl {
  public:
-  Impl(LoadedModel& model, ByteSink& sink, std::uint32_t levels, const std::string& metadata, RecorderLimits limits)
+  Impl(LoadedModel& model, ByteSink& sink, std::uint32_t levels, const std::string& metadata, RecorderLimits limits,
+       const SensorOptions& sensors)
       : model_(model),
         levels_(levels),
         calibration_(model.calibration()),
@@ -91,11 +97,17 @@ class Profiler::Impl {
     writer_.write_metadata(metadata);
     writer_.write_metadata(head_metadata(model, model.session().info(), levels, limits));
     writer_.write(ChunkKind::kPhases, std::vector<PhaseRecord>{model.load_phase()});
-    if ((levels_ & kLevelMemory) != 0)
-      memory_ = std::make_unique<MemoryLevel>(model, writer_);
+    const bool wants_memory = (levels_ & kLevelMemory) != 0;
+    if (wants_memory || !sensors.names.empty())
+      sampling_ = std::make_unique<Sampling>(model, writer_, wants_memory, sensors);
+    if (wants_memory)
+      memory_ = std::make_unique<MemoryLevel>(model, writer_, *sampling_);
+    if (sampling_)
+      sampling_->write_metadata();
   }
 
   RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition);
+  void sample_idle(double seconds);
   void finish();
 
  private:
@@ -125,6 +137,7 @@ class Profiler::Impl {
   TraceWriter writer_;
   OpRecordWriter record_writer_;
   OpRecorder recorder_;
+  std::unique_ptr<Sampling> sampling_;   // null without sensors and without level memory
   std::unique_ptr<MemoryLevel> memory_;  // null without that level
   std::uint32_t n_runs_ = 0;
   std::uint32_t n_tokens_ = 0;
@@ -192,7 +205,9 @@ void Profiler::Impl::record_repetition(const RunOptions& options, std::size_t n_
   }
   try {
     const RecordingScope recording(wants_ops() ? source() : nullptr, recorder_);
-    const MemoryScope sampling(memory_.get());
+    if (memory_)
+      memory_->start_run();
+    const SamplingScope sampling(sampling_.get());
     execute(options, rep);
   } catch (...) {
     rep.stop = StopReason::kError;
@@ -287,6 +302,8 @@ void Profiler::Impl::write(const Repetition& rep) {
     run.n_dropped = counts.n_dropped;
   }
   writer_.write(ChunkKind::kRuns, std::vector<RunRecord>{run});
+  if (sampling_)
+    sampling_->write();
   if (memory_)
     memory_->write_run();
   n_tokens_ += static_cast<std::uint32_t>(tokens.size());
@@ -303,6 +320,35 @@ void Profiler::Impl::measure_cost(const RunOptions& options, const std::vector<s
   writer_.write_metadata("{\"overhead_notes\": " + json_string(result.note) + "}");
 }
 
+void Profiler::Impl::sample_idle(double seconds) {
+  require(std::isfinite(seconds) && seconds >= 0 && seconds <= kMaxIdleS, "idle sampling takes 0 to 600 seconds");
+  require(!finished_, "this trace is finished: start a new profile");
+  const std::unique_lock<std::mutex> use(model_.in_use(), std::try_to_lock);
+  if (!use.owns_lock())
+    throw Error(ErrorKind::kBusy, "this model is running in another thread: an idle device is to be measured");
+  if (!sampling_ || !sampling_->has_sensors())
+    return;
+  PhaseRecord phase{};
+  phase.run = kNone;
+  phase.phase = static_cast<std::uint16_t>(Phase::kIdle);
+  const std::uint64_t begin = model_.clock().ticks();
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  {
+    const SamplingScope sampling(sampling_.get());
+    while (std::chrono::steady_clock::now() < end && !cancelled()) {
+      const std::chrono::duration<double> left = end - std::chrono::steady_clock::now();
+      std::this_thread::sleep_for(std::min(left, std::chrono::duration<double>(kIdleSliceS)));
+    }
+  }
+  const std::uint64_t ended = model_.clock().ticks();
+  calibration_.refine();
+  phase.start_ns = calibration_.to_ns(begin);
+  phase.duration_ns = calibration_.span_ns(begin, ended);
+  writer_.write(ChunkKind::kPhases, std::vector<PhaseRecord>{phase});
+  sampling_->write();
+  writer_.flush();
+}
+
 void Profiler::Impl::finish() {
   if (finished_)
     return;
@@ -317,14 +363,18 @@ void Profiler::Impl::finish() {
 }
 
 Profiler::Profiler(LoadedModel& model, ByteSink& sink, std::uint32_t levels, const std::string& metadata_json,
-                   RecorderLimits limits)
-    : impl_(std::make_unique<Impl>(model, sink, levels, metadata_json, limits)) {}
+                   RecorderLimits limits, const SensorOptions& sensors)
+    : impl_(std::make_unique<Impl>(model, sink, levels, metadata_json, limits, sensors)) {}
 
 Profiler::~Profiler() = default;
 
 RunResult Profiler::run(const RunOptions& options,
                         const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition) {
   return impl_->run(options, on_repetition);
+}
+
+void Profiler::sample_idle(double seconds) {
+  impl_->sample_idle(seconds);
 }
 
 void Profiler::finish() {

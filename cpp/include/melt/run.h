@@ -13,6 +13,7 @@
 
 #include "melt/recorder.h"
 #include "melt/runtime.h"
+#include "melt/sensor.h"
 #include "melt/trace_writer.h"
 
 namespace melt {
@@ -90,14 +91,19 @@ struct RunResult {
 class Profiler {
  public:
   /// Writes the trace's head. `metadata_json`: an object of the caller's own, merged into the metadata.
+  /// Raises: Error(kInvalidArgument) for a level that the runtime lacks, or a sensor that cannot be read; Error(kIo).
   Profiler(LoadedModel& model, ByteSink& sink, std::uint32_t levels, const std::string& metadata_json = "{}",
-           RecorderLimits limits = {});
+           RecorderLimits limits = {}, const SensorOptions& sensors = {});
   ~Profiler();
 
   /// Runs warm-up and repetitions and writes each when it is over; what was measured before an error or a cancel is
   /// in the trace. `on_repetition(done, total)` is called between repetitions.
   /// Raises: Error(kInvalidArgument) before anything runs; Error(kBusy); what Session::evaluate raises; Error(kIo).
   RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition = {});
+
+  /// Reads the sensors for so long while nothing runs: what the device draws at idle, with the model loaded. In
+  /// the trace it is a phase of its own. Ends early on a cancel. Does nothing where there is no sensor. Raises: Error(kInvalidArgument), Error(kBusy), Error(kIo).
+  void sample_idle(double seconds);
 
   /// Closes the trace, with the unload phase if the model has been unloaded by now. Calling it twice is harmless.
   void finish();

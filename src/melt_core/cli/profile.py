@@ -40,6 +40,22 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--levels", default="tokens,ops", metavar="L", help="of tokens,ops,memory (default: tokens,ops)"
     )
+    parser.add_argument(
+        "--sensors",
+        default="auto",
+        metavar="auto|none|LIST",
+        help="power, heat and clocks to read meanwhile: all there are (default), none, or some by name (`melt doctor`)",
+    )
+    parser.add_argument(
+        "--sensor-hz", type=float, default=100.0, metavar="N", help="readings per second (default: 100)"
+    )
+    parser.add_argument(
+        "--idle-s",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="read the sensors so long before the runs and after them, for what the device draws at idle (default: 0)",
+    )
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default: 0)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="for drawing tokens (default: 0)")
     parser.add_argument("--runtime", default="llama.cpp", help="inference runtime (default: llama.cpp)")
@@ -112,6 +128,9 @@ def _profile(args: argparse.Namespace, output: Path) -> Any:
         repack=not args.no_repack,
         kv_type=args.kv_type,
         overhead_budget_s=args.overhead_seconds,
+        sensors=tuple(name.strip() for name in args.sensors.split(",") if name.strip()),
+        sensor_hz=args.sensor_hz,
+        idle_s=args.idle_s,
     )
     with Progress(sys.stderr) as progress:
         return profile_in_child(request, on_event=lambda event: _show(progress, event))

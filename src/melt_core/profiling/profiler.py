@@ -35,6 +35,8 @@ LEVELS: Mapping[str, int] = {"tokens": _core.LEVEL_TOKENS, "ops": _core.LEVEL_OP
 DEFAULT_LOG_BYTES = 1 << 28
 #: Ops of one graph and thread; beyond it ops are dropped, and counted.
 DEFAULT_RING_STAMPS = 16384
+#: Readings of each sensor per second.
+DEFAULT_SENSOR_HZ = 100.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Profiler:
         metadata: Mapping[str, Any] | None,
         ring_stamps: int,
         log_bytes: int,
+        sensors: str | Sequence[str],
+        sensor_hz: float,
     ) -> None:
         """Use `profile`."""
         self._folder: str | None = None
@@ -80,6 +84,8 @@ class Profiler:
             metadata_json=_metadata_json(metadata or {}),
             ring_stamps=checked_number("ring_stamps", ring_stamps, low=1, high=1 << 24),
             log_bytes=checked_number("log_bytes", log_bytes, high=1 << 40),
+            sensors=sensor_list(sensors),
+            sensor_hz=sensor_hz,
         )
 
     def run(
@@ -149,6 +155,17 @@ class Profiler:
             prompt_token_ids=tuple(result.prompt_ids),
         )
 
+    def sample_idle(self, seconds: float) -> None:
+        """Reads the sensors for so long while nothing runs: what the device draws at idle, with the model loaded.
+
+        In the trace it is a phase ``idle`` of its own. Returns at once where no sensor is read.
+
+        Raises:
+            InvalidArgumentError: More than 600 seconds, or the trace is finished.
+            BusyError: The model is running in another thread.
+        """
+        self._core.sample_idle(seconds)
+
     def finish(self) -> None:
         """Completes the trace. Called on leaving the ``with`` block; calling it twice is harmless."""
         if self._trace is None:
@@ -207,6 +224,19 @@ def level_mask(levels: Sequence[str]) -> int:
     return mask
 
 
+def sensor_list(sensors: str | Sequence[str]) -> list[str]:
+    """Returns names of sensors for the core: ``"auto"`` stands for all, ``"none"`` or nothing for none.
+
+    Raises:
+        InvalidArgumentError: "none" stands beside other names. Unknown names are the core's to refuse.
+    """
+    names = sensors.split(",") if isinstance(sensors, str) else list(sensors)
+    names = [name.strip() for name in names if name.strip()]
+    if "none" in names and len(names) > 1:
+        raise InvalidArgumentError('sensor "none" beside others: give "none" alone, or leave it out')
+    return [] if names == ["none"] else names
+
+
 def profile(
     llm: LLM,
     *,
@@ -215,6 +245,8 @@ def profile(
     metadata: Mapping[str, Any] | None = None,
     ring_stamps: int = DEFAULT_RING_STAMPS,
     log_bytes: int = DEFAULT_LOG_BYTES,
+    sensors: str | Sequence[str] = "auto",
+    sensor_hz: float = DEFAULT_SENSOR_HZ,
 ) -> Profiler:
     """Starts recording runs of a model; use it in a ``with`` block and read ``.trace`` after it.
 
@@ -226,9 +258,22 @@ def profile(
         metadata: A JSON-able mapping of your own, merged into the trace's metadata.
         ring_stamps: Ops of one graph that a thread can record.
         log_bytes: Memory for the ops of one run; beyond either limit ops are dropped and counted.
+        sensors: What to read of power, heat, clocks and load: ``"auto"`` is all that this machine has, ``"none"``
+            nothing; or names of `sensor_names`, each of which then has to be there.
+        sensor_hz: How often, from 0.1 to 1000 times a second; a slower sensor is read as often as it may be.
 
     Raises:
-        InvalidArgumentError: A level is unknown or the runtime cannot record it.
+        InvalidArgumentError: A level is unknown or the runtime cannot record it; a sensor asked for by name is unknown
+            or absent.
         StorageError: `output` cannot be written.
     """
-    return Profiler(llm, levels=levels, output=output, metadata=metadata, ring_stamps=ring_stamps, log_bytes=log_bytes)
+    return Profiler(
+        llm,
+        levels=levels,
+        output=output,
+        metadata=metadata,
+        ring_stamps=ring_stamps,
+        log_bytes=log_bytes,
+        sensors=sensors,
+        sensor_hz=sensor_hz,
+    )

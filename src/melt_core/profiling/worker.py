@@ -63,8 +63,12 @@ def execute(request: ProfileRequest, send: Any) -> dict[str, Any]:
             output=request.output,
             metadata=metadata,
             log_bytes=request.log_bytes,
+            sensors=request.sensors,
+            sensor_hz=request.sensor_hz,
         )
         try:
+            if request.idle_s:
+                recording.sample_idle(request.idle_s)
             completion = recording.run(
                 prompt,
                 max_tokens=request.max_tokens,
@@ -78,6 +82,8 @@ def execute(request: ProfileRequest, send: Any) -> dict[str, Any]:
                 overhead_budget_s=request.overhead_budget_s,
                 on_repetition=lambda done, total: send("repetition", done=done, total=total),
             )
+            if request.idle_s:
+                recording.sample_idle(request.idle_s)
         finally:
             llm.close()  # before the trace ends, so that the unload is in it
             recording.finish()
