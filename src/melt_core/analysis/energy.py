@@ -380,8 +380,10 @@ def _named_supplies(supplies: list[Supply], name: str) -> tuple[Supply, ...]:
 def _no_sensor(trace: Trace, missing: Mapping[str, str]) -> str:
     """Returns why nothing can be said of energy, with what the trace itself gives as reasons."""
     sensors = trace.metadata.get("sensors")
-    absent = sensors.get("missing") if isinstance(sensors, Mapping) else None
-    reasons = {str(name): str(why) for name, why in absent.items()} if isinstance(absent, Mapping) else {}
+    reasons: dict[str, str] = {}
+    for key in ("missing", "absent"):
+        found = sensors.get(key) if isinstance(sensors, Mapping) else None
+        reasons |= {str(name): str(why) for name, why in found.items()} if isinstance(found, Mapping) else {}
     words = ("power", "energy", "current", "charge", "rapl", "battery", "hwmon", "odpm", "nvml", "ina")
     shown = {name: why for name, why in {**reasons, **missing}.items() if any(word in name.lower() for word in words)}
     text = "; ".join(f"{name}: {why}" for name, why in shown.items())

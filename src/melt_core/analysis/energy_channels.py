@@ -263,6 +263,8 @@ def _noted(channel: _Channel, kind: str, text: str) -> Problem:
 
 _RANK: Final = ("meter", "board", "psys", "battery", "soc")
 _RAILS: Final = ("cpu", "gpu", "mem")
+#: Rails of a board by the names that Jetsons give them; those of phones come from an iio device.
+_RAIL_NAMES: Final = ("vdd", "vin", "pom", "cv")
 _WAYS: Final = ("energy", "power", "current x voltage", "charge x voltage")
 
 
@@ -282,11 +284,18 @@ def ranked(supplies: list[Supply]) -> list[tuple[Supply, ...]]:
         for site in sites:
             if site.startswith(prefix) or (prefix == "battery" and is_battery(site)):
                 order += [(supply,) for supply in best(site)]
-    parts = [site for site in sites if re.match(r"(package|dram)-?\d*$", site)]
+    parts = [site for site in sites if re.fullmatch(r"package-\d+(-dram)?|dram", site)]
     if not any(site.startswith("package") for site in parts):
         parts = [site for site in sites if site.partition("-")[0] in _RAILS]
     if parts:
         order.append(tuple(best(site)[0] for site in parts))
+    rails = [site for site in sites if _is_rail(best(site)[0]) and site not in parts]
+    if rails:
+        order.append(tuple(best(site)[0] for site in rails))
     known = {supply.name for combined in order for supply in combined}
     order += [(supply,) for supply in supplies if supply.name not in known]
     return order
+
+
+def _is_rail(supply: Supply) -> bool:
+    return supply.site.startswith(_RAIL_NAMES) or "iio:device" in supply.origin

@@ -112,8 +112,12 @@ class _Tokens:
     segment: Array
 
 
-def sustained(segments: Sequence[Trace]) -> Sustained:
+def sustained(segments: Sequence[Trace], *, stopped_by: str | None = None) -> Sustained:
     """Returns what the traces of one sustained run show; several where it was interrupted and resumed.
+
+    Args:
+        segments: One trace for each sitting.
+        stopped_by: How it ended, if that is known.
 
     Raises:
         TraceError: They hold too few decode tokens to say anything.
@@ -154,7 +158,7 @@ def sustained(segments: Sequence[Trace]) -> Sustained:
         steps=tuple(steps),
         peak_temperature_c=None if temperature is None else float(np.nanmax(temperature)),
         mean_power_w=_mean_power_w(order, missing),
-        stopped_by=_stopped_by(order),
+        stopped_by=stopped_by,
         missing=missing,
         tokens=_table(tokens, tags, states),
     )
@@ -353,12 +357,6 @@ def _mean_power_w(traces: Sequence[Trace], missing: dict[str, str]) -> float | N
             continue
         joules, seconds = joules + total.gross_j, seconds + total.wall_s
     return joules / seconds if seconds else None
-
-
-def _stopped_by(traces: Sequence[Trace]) -> str | None:
-    sustain = traces[-1].metadata.get("sustain")
-    reason = sustain.get("stopped_by") if isinstance(sustain, Mapping) else None
-    return reason if isinstance(reason, str) else None
 
 
 def _table(tokens: _Tokens, tags: Mapping[str, Array | None], states: Array) -> Table:

@@ -22,6 +22,7 @@ COMMANDS = (
     "memory",
     "roofline",
     "energy",
+    "sustain",
     "report",
     "export",
     "models",

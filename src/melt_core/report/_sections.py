@@ -17,7 +17,9 @@ from melt_core.analysis.views import layer_times, n_steps, token_timeline, top_o
 from melt_core.report import _charts as charts
 from melt_core.report import human
 from melt_core.report._charts import Bar, Palette, esc
+from melt_core.report._energy import energy_body
 from melt_core.report._memory import memory_body
+from melt_core.report._thermal import thermal_body
 from melt_core.trace.format import Phase
 from melt_core.trace.metadata import number
 
@@ -64,6 +66,8 @@ def trace_sections(subject: Subject, *, is_first: bool) -> str:
         _one_token,
         _slowest,
         _memory,
+        _energy,
+        _thermal,
         _metadata,
     )
     return _header(subject, is_first=is_first) + "".join(maker(subject) for maker in makers)
@@ -292,6 +296,18 @@ def _memory(subject: Subject) -> str:
     body = memory_body(subject.trace)
     note = "After the last run. Bytes: reserved; resident: in RAM. What no row explains is unaccounted."
     return section("Where the memory went", note, body) if body else ""
+
+
+def _energy(subject: Subject) -> str:
+    body = energy_body(subject.trace)
+    note = "Of the measured runs together. Net: idle power taken off. What the sensor cannot resolve is refused."
+    return section("What it cost in energy", note, body) if body else ""
+
+
+def _thermal(subject: Subject) -> str:
+    body = thermal_body([subject.trace])
+    note = "Rate, power, temperature and clocks over one time axis; dashed: where the rate steps."
+    return section("Heat and clocks", note, body) if body else ""
 
 
 def flatten(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

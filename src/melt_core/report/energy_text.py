@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from melt_core.analysis.battery import BatteryView, PaperFigures
     from melt_core.analysis.energy import EnergyReport, PhaseEnergy
     from melt_core.analysis.energy_ops import OpEnergyReport
+    from melt_core.analysis.stats import Stat
+    from melt_core.analysis.sustained import Sustained
 
 _LABEL = 20
 
@@ -161,3 +163,46 @@ def textwrap_warnings(warnings: Sequence[str]) -> list[str]:
 def _line(label: str, value: str) -> str:
     wrapped = textwrap.wrap(human.plain(value), WIDTH - _LABEL) or [""]
     return "\n".join([f"{label[: _LABEL - 1]:<{_LABEL}}{wrapped[0]}", *(" " * _LABEL + rest for rest in wrapped[1:])])
+
+
+def sustained_rows(found: Sustained) -> list[tuple[str, str]]:
+    """Returns the figures of a sustained run as (name, words)."""
+
+    def rate(stat: Stat | None, name: str) -> str:
+        if stat is None:
+            return f"- {found.missing.get(name, '')}"
+        return f"{human.rate(stat.median)} (IQR {human.significant(stat.iqr)}, {stat.n} half seconds)"
+
+    def seconds(value: float | None, name: str) -> str:
+        return human.time_ns(value * 1e9) if value is not None else f"- {found.missing.get(name, '')}"
+
+    settled = {True: "settled", False: "not settled yet", None: "whether it settled is not known: no temperature"}
+    rows = [
+        ("ran", f"{found.n_runs} prompts, {found.n_tokens} decode tokens in {human.time_ns(found.active_s * 1e9)}"),
+        ("cold", rate(found.cold_tok_s, "cold_tok_s")),
+        ("warm", rate(found.warm_tok_s, "warm_tok_s")),
+        ("throttled", rate(found.throttled_tok_s, "throttled_tok_s")),
+        ("sustained", f"{human.rate(found.sustained_tok_s)} over the last quarter; {settled[found.settled]}"),
+        ("time to throttle", seconds(found.time_to_throttle_s, "time_to_throttle_s")),
+        ("recovery", seconds(found.recovery_s, "recovery_s")),
+    ]
+    for step in found.steps:
+        words = f"{human.rate(step.from_tok_s)} to {human.rate(step.to_tok_s)}"
+        rows.append((f"step at {human.time_ns(step.time_s * 1e9)}", words))
+    if found.peak_temperature_c is not None:
+        rows.append(("peak temperature", f"{found.peak_temperature_c:.1f} degC"))
+    if found.mean_power_w is not None:
+        rows.append(("mean power", watts(found.mean_power_w)))
+    if found.n_segments > 1:
+        rows.append(("sittings", f"{found.n_segments}; pauses between them are in the time axis, not in the figures"))
+    if found.stopped_by is not None:
+        rows.append(("ended by", found.stopped_by))
+    return rows
+
+
+def format_sustained(found: Sustained) -> str:
+    """Returns the figures of a sustained run."""
+    lines = [_line(name, text) for name, text in sustained_rows(found)]
+    shown = ("temperature", "frequency", "throttle", "mean_power_w")
+    lines += [_line("missing", f"{name}: {why}") for name, why in found.missing.items() if name in shown]
+    return "\n".join(lines)
