@@ -35,6 +35,10 @@ SCALES: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType(
         "charge": {"Ah": 1.0, "mAh": 1e-3, "uAh": 1e-6, "C": 1 / 3600.0},
     }
 )
+#: Beyond these a reading is garbage, in W, J, A, V, Ah.
+_POSSIBLE: Final[Mapping[str, float]] = MappingProxyType(
+    {"power": 1e5, "energy": 1e13, "current": 1e4, "voltage": 1e4, "charge": 1e5}
+)
 J_PER_VAH: Final = 3600.0
 #: Of readings that are not 0: above this share of one sign, that is the sensor's sign and the rest is disturbance.
 _ONE_SIGN_RATIO: Final = 0.9
@@ -146,12 +150,15 @@ def _scaled(channel: _Channel, missing: dict[str, str]) -> _Channel | None:
     if scale is None:
         known = ", ".join(SCALES[channel.kind])
         missing[channel.name] = f"its unit is {channel.unit!r}, and {channel.kind} is understood in {known}"
-    elif len(channel.values) < 2:
-        missing[channel.name] = f"{len(channel.values)} readings, and two are needed at least"
-    else:
-        values = channel.values * scale
-        return _Channel(channel.site, channel.kind, channel.unit, channel.source, channel.time_ns, values)
-    return None
+        return None
+    possible = np.abs(channel.values) <= _POSSIBLE[channel.kind] / scale
+    if not possible.all():
+        missing[f"{channel.name}, in part"] = f"{(~possible).sum()} readings are beyond anything possible: left out"
+    if possible.sum() < 2:
+        missing[channel.name] = f"{possible.sum()} usable readings, and two are needed at least"
+        return None
+    time_ns, values = channel.time_ns[possible], channel.values[possible] * scale
+    return _Channel(channel.site, channel.kind, channel.unit, channel.source, time_ns, values)
 
 
 def _plugged_in(flags: list[_Channel]) -> tuple[tuple[int, int], ...]:

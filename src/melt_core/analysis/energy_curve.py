@@ -26,6 +26,8 @@ PhaseAt = Callable[[Array], Array]
 
 #: Power of what lies wholly between two readings is guessed; its standard error, relative.
 _GUESS_ERROR_RATIO: Final = 0.3
+#: Fewer readings of a phase do not tell how noisy they are.
+_ENOUGH_READINGS: Final = 8
 #: Before the first reading and after the last, so many usual intervals may still be taken to be like them.
 _HELD_READINGS: Final = 2.5
 
@@ -99,19 +101,19 @@ def curve_of(supply: Supply, edges_ns: Array, phase_at: PhaseAt) -> EnergyCurve 
     if isinstance(found, str):
         return found
     edges = np.unique(edges_ns)
-    made = _from_counter(supply, found) if supply.is_counter else _from_power(supply, found, edges)
+    made = _from_counter(supply, found) if supply.is_counter else _from_power(supply, found, edges, phase_at)
     return _divided(_held(made), edges, phase_at, None if supply.is_counter else found)
 
 
-def _from_power(supply: Supply, found: Readings, edges: Array) -> EnergyCurve:
+def _from_power(supply: Supply, found: Readings, edges: Array, phase_at: PhaseAt) -> EnergyCurve:
     seconds = np.diff(found.time_ns) / NS_PER_S
     mean_w = (found.values[1:] + found.values[:-1]) / 2
     interval_s = float(np.median(seconds))
     update_s = max(found.update_s, interval_s)
-    spread_w = _spread(found.time_ns, found.values, edges, update_s)
+    spread_w, each_w = _spread(found.time_ns, found.values, edges, update_s, phase_at)
     low, high = np.percentile(found.values, [2, 98])
     gap = ((high - low) * seconds) ** 2 / 12
-    variance = np.where(found.is_unknown, gap, spread_w**2 * np.maximum(seconds, update_s) * seconds)
+    variance = np.where(found.is_unknown, gap, each_w**2 * np.maximum(seconds, update_s) * seconds)
     return EnergyCurve(
         name=supply.name,
         origin=supply.origin,
@@ -165,18 +167,30 @@ def _from_counter(supply: Supply, found: Readings) -> EnergyCurve:
     )
 
 
-def _spread(time_ns: Array, values: Array, edges: Array, update_s: float) -> float:
-    """Returns by how much a reading differs from what its neighbours promise, in W; steps at phases' edges left out."""
+def _spread(time_ns: Array, values: Array, edges: Array, update_s: float, phase_at: PhaseAt) -> tuple[float, Array]:
+    """Returns by how much a reading differs from what its neighbours promise, in W: of all, and by each interval.
+
+    Steps at phases' edges are left out, and each phase has its own: noise mostly grows with power.
+    """
+    middles = (time_ns[1:] + time_ns[:-1]) // 2
     step = max(1, round(update_s / (float(np.median(np.diff(time_ns))) / NS_PER_S)))
     time_ns, values = time_ns[::step], values[::step]
     if len(values) < 3:
-        return float(np.std(values))
+        alone = float(np.std(values))
+        return alone, np.full(len(middles), alone)
     crossed = np.diff(np.searchsorted(edges, time_ns)) > 0
     gaps = np.diff(time_ns)
     usual = gaps <= 2 * np.median(gaps)
     smooth = ~crossed[1:] & ~crossed[:-1] & usual[1:] & usual[:-1]
-    second = values[1:-1] - (values[2:] + values[:-2]) / 2
-    return _rms(second[smooth] if smooth.sum() >= 3 else second) / math.sqrt(1.5)
+    second = (values[1:-1] - (values[2:] + values[:-2]) / 2) / math.sqrt(1.5)
+    overall = _rms(second[smooth] if smooth.sum() >= 3 else second)
+    phases, of_middle = phase_at(time_ns[1:-1]), phase_at(middles)
+    each = np.full(len(middles), overall)
+    for phase in np.unique(of_middle):
+        own = smooth & (phases == phase)
+        if own.sum() >= _ENOUGH_READINGS:
+            each[of_middle == phase] = _rms(second[own])
+    return overall, each
 
 
 def _rms_of_second_differences(values: Array) -> float:

@@ -29,6 +29,8 @@ OUTSIDE: Final = "outside ops"
 #: Time outside the measured runs.
 IDLE: Final = "idle"
 OTHERS: Final = "others"
+#: Between a group and a part of it, in a column's name.
+_WITHIN: Final = ", "
 #: Groups below this share of the time are one: none of them could be told from the noise.
 _MIN_SHARE: Final = 0.02
 _MAX_GROUPS: Final = 10
@@ -110,9 +112,18 @@ def _of_phases(trace: Trace, spans: Sequence[Span]) -> dict[str, Timeline]:
 
 
 def _of_ops(trace: Trace, by: str, spans: Sequence[Span]) -> dict[str, Timeline]:
-    """Returns when the ops of each group ran on the main thread, which has no two of them at once."""
+    """Returns when the ops of each group ran on the main thread, which has no two of them at once.
+
+    Ops of different types draw differently, and a column that mixed them would take over power of others. So a module
+    has a column for each type of op in it.
+    """
     definitions = trace.records(ChunkKind.OP_DEFINITIONS)
-    names, group_of = np.unique(definitions[by], return_inverse=True)
+    labels = decode_text(definitions[by])
+    if by != "op_type":
+        labels = np.array(
+            [f"{a}{_WITHIN}{b}" for a, b in zip(labels, decode_text(definitions["op_type"]), strict=True)]
+        )
+    names, group_of = np.unique(labels.astype(str), return_inverse=True)
     pieces: list[list[tuple[Array, Array]]] = [[] for _ in names]
     for block in trace.op_blocks():
         main = block[block["thread"] == 0]
@@ -122,7 +133,7 @@ def _of_ops(trace: Trace, by: str, spans: Sequence[Span]) -> dict[str, Timeline]
             own = group == number
             pieces[number].append((start[own], end[own]))
     found = {}
-    for name, parts in zip(decode_text(names).tolist(), pieces, strict=True):
+    for name, parts in zip(names.tolist(), pieces, strict=True):
         if parts:
             starts, ends = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
             found[name or "?"] = Timeline.of(starts, ends).within(spans)
@@ -144,8 +155,15 @@ def _merged(found: Mapping[str, Timeline]) -> dict[str, Timeline]:
     merged = {name: found[name] for name in large}
     if small:
         starts, ends = (np.concatenate([getattr(found[name], side) for name in small]) for side in ("starts", "ends"))
-        merged[OTHERS if len(small) > 1 else small[0]] = Timeline.of(starts, ends)
+        keys = {key_of(name) for name in small}
+        name = small[0] if len(small) == 1 else f"{keys.pop()}{_WITHIN}" if len(keys) == 1 else OTHERS
+        merged[name] = Timeline.of(starts, ends)
     return merged
+
+
+def key_of(name: str) -> str:
+    """Returns the group that a column belongs to: of "ffn, MUL_MAT" that is "ffn"."""
+    return name.partition(_WITHIN)[0]
 
 
 def _rest(busy: Timeline, spans: Sequence[Span]) -> Timeline:

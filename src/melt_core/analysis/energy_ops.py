@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from melt_core.analysis.energy import EnergyReport, energy_of
 from melt_core.analysis.energy_curve import EnergyCurve
-from melt_core.analysis.energy_design import Timeline, timelines_of
+from melt_core.analysis.energy_design import Timeline, key_of, timelines_of
 from melt_core.analysis.energy_fit import Fit, best_window, readings_of
 from melt_core.analysis.energy_nnls import condition, nnls, solve_all, variance_inflation
 from melt_core.analysis.energy_window import Span
@@ -230,53 +230,58 @@ def _block(fit: Fit) -> int:
 def _rows(
     fit: Fit, alike: Sequence[Fit], timelines: dict[str, Timeline], seed: int
 ) -> tuple[tuple[OpEnergy, ...], int]:
-    gram, moments = fit.design.T @ fit.design, fit.design.T @ fit.power_w
-    power = nnls(gram, moments)
+    """Returns one row for each key, which may have several columns: their energies add up, draw by draw."""
+    gram = fit.design.T @ fit.design
+    power = nnls(gram, fit.design.T @ fit.power_w)
     block = _block(fit)
-    low, high = _interval(fit, power, block, seed)
+    seconds = np.array([line.total_s for line in timelines.values()])
+    keys = list(dict.fromkeys(key_of(name) for name in timelines))
+    adds = np.array([[key_of(name) == key for name in timelines] for key in keys]) * seconds  # [keys, columns], in s
+    joules, time_s = adds @ power, adds.sum(axis=1)
+    low, high = _interval(joules, _drawn(fit, block, seed) @ adds.T, len(fit.power_w) / block, len(power))
     for other in alike:  # which of these windows is the sensor's, the readings do not say
-        shift = nnls(other.design.T @ other.design, other.design.T @ other.power_w) - power
+        shift = adds @ nnls(other.design.T @ other.design, other.design.T @ other.power_w) - joules
         low, high = np.minimum(low, low + shift), np.maximum(high, high + shift)
     inflation = variance_inflation(gram)
-    seconds = np.array([line.total_s for line in timelines.values()])
-    joules = power * seconds
-    total_j, total_s = float(joules.sum()), float(seconds.sum())
+    total_j, total_s = float(joules.sum()), float(time_s.sum())
     rows = [
         OpEnergy(
-            key=name,
+            key=key,
             gross_j=float(joules[at]),
-            ci95_j=(float(low[at] * seconds[at]), float(high[at] * seconds[at])),
-            power_w=float(power[at]),
-            time_s=float(seconds[at]),
-            time_share=float(seconds[at] / total_s) if total_s else math.nan,
+            ci95_j=(max(float(low[at]), 0.0), float(high[at])),
+            power_w=float(joules[at] / time_s[at]) if time_s[at] else math.nan,
+            time_s=float(time_s[at]),
+            time_share=float(time_s[at] / total_s) if total_s else math.nan,
             energy_share=float(joules[at] / total_j) if total_j else math.nan,
-            inflation=float(inflation[at]),
+            inflation=float(inflation[adds[at] > 0].max(initial=1.0)),
         )
-        for at, name in enumerate(timelines)
+        for at, key in enumerate(keys)
     ]
     return tuple(sorted(rows, key=lambda row: -row.gross_j)), block
 
 
-def _interval(fit: Fit, power: Array, block: int, seed: int) -> tuple[Array, Array]:
-    """Returns the 95 % interval of each group's power: moving blocks of readings, drawn with replacement.
+def _drawn(fit: Fit, block: int, seed: int) -> Array:
+    """Returns each column's power in every draw of the bootstrap: moving blocks of readings, with replacement.
 
     Kuensch 1989, "The jackknife and the bootstrap for general stationary observations". The blocks' normal equations
-    are added up beforehand, so that a draw is a sum of a few of them. Deviations are widened by what a sample of so few
-    blocks lacks.
+    are added up beforehand, so that a draw is a sum of a few of them.
     """
     n, k = fit.design.shape
     products = fit.design[:, :, None] * fit.design[:, None, :]
     grams = np.concatenate([np.zeros((1, k, k)), np.cumsum(products, axis=0)])
     moments = np.concatenate([np.zeros((1, k)), np.cumsum(fit.design * fit.power_w[:, None], axis=0)])
     block_grams, block_moments = grams[block:] - grams[:-block], moments[block:] - moments[:-block]
-    n_blocks = math.ceil(n / block)
     random = np.random.default_rng(seed)
     drawn_grams, drawn_moments = np.empty((_DRAWS, k, k)), np.empty((_DRAWS, k))
     for draw in range(_DRAWS):
-        starts = random.integers(0, n - block + 1, n_blocks)
+        starts = random.integers(0, n - block + 1, math.ceil(n / block))
         drawn_grams[draw] = block_grams[starts].sum(axis=0)
         drawn_moments[draw] = block_moments[starts].sum(axis=0)
-    drawn = solve_all(drawn_grams, drawn_moments)
+    return solve_all(drawn_grams, drawn_moments)
+
+
+def _interval(value: Array, drawn: Array, n_blocks: float, n_columns: int) -> tuple[Array, Array]:
+    """Returns the 95 % interval of values by their draws, widened by what a sample of so few blocks lacks."""
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
-    widened = math.sqrt(n_blocks / max(n_blocks - k, 1))
-    return np.maximum(power + (low - power) * widened, 0.0), power + (high - power) * widened
+    widened = math.sqrt(n_blocks / max(n_blocks - n_columns, 1.0))
+    return value + (low - value) * widened, value + (high - value) * widened

@@ -17,6 +17,8 @@ from melt_core.units import NS_PER_S
 
 #: Standard errors on either side of a 95 % interval.
 Z95: Final = 1.96
+#: Nothing that runs a model draws less.
+LEAST_W: Final = 1e-6
 #: Of a window, more than so much without a reading is too much to fill from its neighbours.
 MAX_UNKNOWN_RATIO: Final = 0.05
 #: A window has to hold so many changes of the sensor.
@@ -53,7 +55,7 @@ def shortest_window_s(curve: EnergyCurve, power_w: float, error_ratio: float, *,
     (n P T)^2, solved for T.
     """
     floor_s = max(MIN_READINGS * curve.update_s, curve.response_s / (2 * error_ratio))
-    if power_w <= 0:
+    if power_w < LEAST_W:
         return math.inf
     scale = n_windows * (power_w * error_ratio / Z95) ** 2
     grows, ends = curve.noise_j2_per_s, 2 * curve.end_variance_j2
@@ -90,7 +92,7 @@ def _refusal(curve: EnergyCurve, spans: Sequence[Span], gross: float, error: flo
     unknown_s = sum(curve.unknown_s(start, end) for start, end in spans)
     if unknown_s > MAX_UNKNOWN_RATIO * wall_s:
         return f"{curve.name} has no usable reading for {unknown_s:.3g} s of {wall_s:.3g} s{_why_not(curve, spans)}"
-    if gross <= 0:
+    if gross < LEAST_W * wall_s:
         return f"{curve.name} read {gross / wall_s:.3g} W: nothing can be said of energy from that"
     shortest_s = shortest_window_s(curve, gross / wall_s, error_ratio, n_windows=len(spans))
     mean_s = wall_s / len(spans)
