@@ -19,7 +19,9 @@ from melt_core.report import _charts as charts
 from melt_core.report import human
 from melt_core.report._charts import Bar, Palette, esc
 from melt_core.report._counters import counters_body
+from melt_core.report._energy import energy_body
 from melt_core.report._memory import memory_body
+from melt_core.report._thermal import thermal_body
 from melt_core.report.activations import activations_body
 from melt_core.trace.format import Phase
 from melt_core.trace.metadata import number
@@ -68,6 +70,8 @@ def trace_sections(subject: Subject, *, is_first: bool) -> str:
         _slowest,
         _counters,
         _memory,
+        _energy,
+        _thermal,
         _metadata,
     )
     return _header(subject, is_first=is_first) + "".join(maker(subject) for maker in makers)
@@ -310,6 +314,18 @@ def _memory(subject: Subject) -> str:
     body = activations_body(subject.trace)
     note = "What is needed of the compute buffer at each op. Profile with the level memory for the whole process."
     return section("Live activations", note, body) if body else ""
+
+
+def _energy(subject: Subject) -> str:
+    body = energy_body(subject.trace)
+    note = "Of the measured runs together. Net: idle power taken off. What the sensor cannot resolve is refused."
+    return section("What it cost in energy", note, body) if body else ""
+
+
+def _thermal(subject: Subject) -> str:
+    body = thermal_body([subject.trace])
+    note = "Rate, power, temperature and clocks over one time axis; dashed: where the rate steps."
+    return section("Heat and clocks", note, body) if body else ""
 
 
 def flatten(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

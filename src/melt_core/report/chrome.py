@@ -13,10 +13,14 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
+
+from melt_core.analysis.energy_channels import Supply, supplies_of
 from melt_core.analysis.memory import live_bytes
 from melt_core.analysis.samples import series_of
 from melt_core.report._rows import op_tables
 from melt_core.trace.metadata import text
+from melt_core.units import NS_PER_S
 
 if TYPE_CHECKING:
     from melt_core.trace.table import Table
@@ -104,10 +108,20 @@ def _counter_events(trace: Trace, run: int | None) -> Iterator[str]:
         shown = series if run is None else series.between(start_ns, end_ns)
         for time_ns, value in zip(shown.time_ns.tolist(), shown.values.tolist(), strict=True):
             yield _counter(f"{name} [{series.unit}]", time_ns, value)
+    for supply in supplies_of(trace)[0]:
+        if supply.is_counter:  # a running total only ever rises: what it says is its slope
+            yield from _power_counter(supply, start_ns if run is not None else None, end_ns)
     for category, (times, sizes) in live_bytes(trace).items():
         for time_ns, size in zip(times.tolist(), sizes.tolist(), strict=True):
             if run is None or start_ns <= time_ns <= end_ns:
                 yield _counter(f"buffers/{category} [B]", time_ns, size)
+
+
+def _power_counter(supply: Supply, start_ns: int | None, end_ns: int) -> Iterator[str]:
+    power = np.diff(supply.values) / np.maximum(np.diff(supply.time_ns), 1) * NS_PER_S
+    for time_ns, value in zip(supply.time_ns[1:].tolist(), power.tolist(), strict=True):
+        if value >= 0 and (start_ns is None or start_ns <= time_ns <= end_ns):
+            yield _counter(f"{supply.name}, derived power [W]", time_ns, value)
 
 
 def _interval(trace: Trace, run: int | None) -> tuple[int, int]:
