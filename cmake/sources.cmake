@@ -1,6 +1,7 @@
 # Every source file of ours, by name: the only such list.
 set(MELT_CORE_SOURCES
   cpp/src/allocation_log.cpp
+  cpp/src/c_api.cpp
   cpp/src/ceilings/ceilings.cpp
   cpp/src/ceilings/cpu_x86.cpp
   cpp/src/ceilings/kernels_amx.cpp
@@ -14,9 +15,12 @@ set(MELT_CORE_SOURCES
   cpp/src/counters/probe.cpp
   cpp/src/counters/switch_watch.cpp
   cpp/src/counters/thread_events.cpp
+  cpp/src/cpu_features.cpp
   cpp/src/device_memory.cpp
   cpp/src/environment.cpp
+  cpp/src/error.cpp
   cpp/src/json.cpp
+  cpp/src/json_value.cpp
   cpp/src/memory_level.cpp
   cpp/src/memory_records.cpp
   cpp/src/models/gguf.cpp
@@ -26,6 +30,7 @@ set(MELT_CORE_SOURCES
   cpp/src/overhead.cpp
   cpp/src/recorder.cpp
   cpp/src/repetition.cpp
+  cpp/src/request.cpp
   cpp/src/run.cpp
   cpp/src/run_metadata.cpp
   cpp/src/runtimes/registry.cpp
@@ -54,6 +59,7 @@ set(MELT_CORE_SOURCES
   cpp/src/sensors/sysfs_file.cpp
   cpp/src/sensors/tegra_gpu.cpp
   cpp/src/sensors/thermal.cpp
+  cpp/src/sha256.cpp
   cpp/src/trace/reader.cpp
   cpp/src/trace/writer.cpp
 )
@@ -73,6 +79,20 @@ set(MELT_LLAMA_CPP_SOURCES
   cpp/src/runtimes/llama_cpp/upstream.cpp
 )
 
+# The device program, but for its main: its tests link them too.
+set(MELT_AGENT_SOURCES
+  cpp/agent/device.cpp
+  cpp/agent/inspect.cpp
+  cpp/agent/lease.cpp
+  cpp/agent/measure.cpp
+  cpp/agent/process.cpp
+  cpp/agent/run_status.cpp
+  cpp/agent/runs.cpp
+  cpp/agent/sensors.cpp
+  cpp/agent/server.cpp
+  cpp/agent/work_dir.cpp
+)
+
 set(MELT_BINDING_SOURCES
   cpp/bindings/module.cpp
   cpp/bindings/bind_ceilings.cpp
@@ -89,19 +109,25 @@ set(MELT_BINDING_SOURCES
 set(MELT_TEST_SOURCES
   cpp/tests/counting_allocator.cpp
   cpp/tests/main.cpp
+  cpp/tests/test_c_api.c
+  cpp/tests/test_c_api.cpp
   cpp/tests/test_ceilings.cpp
   cpp/tests/test_clock.cpp
   cpp/tests/test_counters.cpp
+  cpp/tests/test_cpu_features.cpp
   cpp/tests/test_device_memory.cpp
   cpp/tests/test_fuzz.cpp
   cpp/tests/test_gguf.cpp
+  cpp/tests/test_json.cpp
   cpp/tests/test_memory.cpp
   cpp/tests/test_memory_account.cpp
   cpp/tests/test_recorder.cpp
+  cpp/tests/test_request.cpp
   cpp/tests/test_run.cpp
   cpp/tests/test_sampler.cpp
   cpp/tests/test_screening.cpp
   cpp/tests/test_sensors.cpp
+  cpp/tests/test_sha256.cpp
   cpp/tests/test_trace.cpp
 )
 
@@ -109,4 +135,8 @@ set(MELT_TEST_SOURCES
 set(MELT_LLAMA_CPP_TEST_SOURCES
   cpp/tests/test_liveness.cpp
   cpp/tests/test_op_cost.cpp
+)
+
+set(MELT_AGENT_TEST_SOURCES
+  cpp/tests/test_agent.cpp
 )

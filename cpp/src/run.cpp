@@ -121,6 +121,7 @@ class Profiler::Impl {
   RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition);
   void sample_idle(double seconds);
   void finish();
+  std::uint32_t tokens_written() const noexcept { return n_tokens_; }
 
  private:
   bool wants_ops() const { return (levels_ & kLevelOps) != 0; }
@@ -406,6 +407,10 @@ RunResult Profiler::run(const RunOptions& options,
 
 void Profiler::sample_idle(double seconds) {
   impl_->sample_idle(seconds);
+}
+
+std::uint32_t Profiler::tokens_written() const noexcept {
+  return impl_->tokens_written();
 }
 
 void Profiler::finish() {

@@ -103,8 +103,12 @@ class Profiler {
   RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition = {});
 
   /// Reads the sensors for so long while nothing runs: what the device draws at idle, with the model loaded. In
-  /// the trace it is a phase of its own. Ends early on a cancel. Does nothing where there is no sensor. Raises: Error(kInvalidArgument), Error(kBusy), Error(kIo).
+  /// the trace it is a phase of its own. Ends early on a cancel. Does nothing where there is no sensor.
+  /// Raises: Error(kInvalidArgument), Error(kBusy), Error(kIo).
   void sample_idle(double seconds);
+
+  /// Tokens in the trace so far, of all repetitions. Call from on_repetition or between runs.
+  std::uint32_t tokens_written() const noexcept;
 
   /// Closes the trace, with the unload phase if the model has been unloaded by now. Calling it twice is harmless.
   void finish();
