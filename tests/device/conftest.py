@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from fakes.adb_phone import AdbServerProcess, Phone
-from melt_core.transports import AdbTransport, LocalTransport, Transport
+from fakes.ssh_server import SshServer
+from melt_core.transports import AdbTransport, LocalTransport, SshTransport, Transport
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +36,28 @@ def adb(phone: Phone) -> AdbTransport:
     return AdbTransport(phone.serial, work_dir=str(phone.root / "data/local/tmp/melt"), server=phone.server.address)
 
 
-@pytest.fixture(params=["local", "adb"])
+@pytest.fixture(scope="session")
+def ssh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    """An ssh server whose commands run in this host's shell."""
+    server = SshServer(tmp_path_factory.mktemp("ssh"), tmp_path_factory.mktemp("home"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def ssh(ssh_server: SshServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshTransport]:
+    """The transport to that server."""
+    with SshTransport(
+        f"someone@127.0.0.1:{ssh_server.port}",
+        work_dir=str(tmp_path_factory.mktemp("device")),
+        key_file=ssh_server.folder / "id",
+        known_hosts=ssh_server.folder / "known_hosts",
+    ) as made:
+        yield made
+
+
+@pytest.fixture(params=["local", "adb", "ssh"])
 def transport(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Transport]:
     """Each kind of transport in turn, with an empty work directory."""
     if request.param == "local":

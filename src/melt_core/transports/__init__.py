@@ -18,6 +18,8 @@ from melt_core.transports.base import Transfer as Transfer
 from melt_core.transports.base import Transport as Transport
 from melt_core.transports.local import LocalTransport as LocalTransport
 from melt_core.transports.paths import RemotePath as RemotePath
+from melt_core.transports.ssh import SshAddress as SshAddress
+from melt_core.transports.ssh import SshTransport as SshTransport
 
 __all__ = [
     "AdbDevice",
@@ -29,6 +31,8 @@ __all__ = [
     "RemoteFile",
     "RemotePath",
     "RunResult",
+    "SshAddress",
+    "SshTransport",
     "Transfer",
     "Transport",
     "list_adb_devices",
