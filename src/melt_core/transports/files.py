@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from melt_core.transports.shell import ShellTransport
 
 _CHUNK_BYTES = 1 << 20
-_HASH_CHARS = 64
+_PROBE_KEYS = ("whole", "hash", "part")
 SMALL_REPLY_BYTES = 64 << 10
 
 #: size of $1; its hash if the size is $3 or $3 is empty; size of $2.
@@ -190,8 +191,8 @@ def _probe(transport: ShellTransport, deadline: Deadline, whole: str, part: str,
     for line in result.stdout.decode("ascii", "replace").splitlines():
         key, _, value = line.partition(" ")
         value = value.strip().split(" ")[0]
-        known = key in ("whole", "part") and value.isdecimal() and len(value) < 20
-        if not known and not (key == "hash" and len(value) == _HASH_CHARS):
+        # What is taken over from here names a local file: nothing but digits gets through.
+        if not re.fullmatch(r"[0-9a-f]{64}" if key == "hash" else r"[0-9]{1,19}", value) or key not in _PROBE_KEYS:
             raise DeviceError(f"{transport.uri} answered {line[:80]!r} when asked for the size of {whole}")
         found[key] = value
     return found
@@ -204,7 +205,7 @@ def _remote_hash(transport: ShellTransport, deadline: Deadline, path: str, found
     if found is None:
         result = _script(transport, deadline, _HASH, path)
         value = result.stdout.decode("ascii", "replace").split(" ")[0].strip()
-        if result.exit_code == 0 and len(value) == _HASH_CHARS:
+        if result.exit_code == 0 and re.fullmatch(r"[0-9a-f]{64}", value):
             return value
     digest = hashlib.sha256()
     process = transport.spawn(["sh", "-c", _READ, "melt", path])
