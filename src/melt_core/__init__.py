@@ -19,6 +19,7 @@ from melt_core.report import report  # not on first use: its package of the same
 if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ below imports what is asked for
     from melt_core.errors import BusyError as BusyError
     from melt_core.errors import CancelledError as CancelledError
+    from melt_core.errors import DeviceError as DeviceError
     from melt_core.errors import InvalidArgumentError as InvalidArgumentError
     from melt_core.errors import MeltError as MeltError
     from melt_core.errors import MissingExtraError as MissingExtraError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ belo
     from melt_core.errors import RuntimeFailedError as RuntimeFailedError
     from melt_core.errors import StorageError as StorageError
     from melt_core.errors import TraceError as TraceError
+    from melt_core.errors import TransientDeviceError as TransientDeviceError
     from melt_core.profiling import Completion as Completion
     from melt_core.profiling import MemoryOptions as MemoryOptions
     from melt_core.profiling import MemoryPrediction as MemoryPrediction
@@ -54,6 +56,7 @@ _PUBLIC = {
     "errors": (
         "BusyError",
         "CancelledError",
+        "DeviceError",
         "InvalidArgumentError",
         "MeltError",
         "MissingExtraError",
@@ -62,6 +65,7 @@ _PUBLIC = {
         "RuntimeFailedError",
         "StorageError",
         "TraceError",
+        "TransientDeviceError",
     ),
     "profiling": (
         "Completion",

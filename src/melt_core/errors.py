@@ -69,6 +69,14 @@ class CancelledError(MeltError):
     """The caller cancelled."""
 
 
+class DeviceError(MeltError):
+    """A device, or the way to it, refuses; the same call again will fail again."""
+
+
+class TransientDeviceError(DeviceError):
+    """A device is out of reach, busy or too slow right now; the same call again may succeed."""
+
+
 class MissingExtraError(MeltError, ImportError):
     """A package is not installed that belongs to one of melt_core's optional extras."""
 
