@@ -13,7 +13,7 @@ from melt_core.errors import InvalidArgumentError
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+./,:@%=")
 #: Shells differ in what a backslash or a quote does between single quotes (fish), never in these two.
-_ESCAPED = {"'": "\"'\"", "\\": '"\\\\"'}
+_ESCAPED = {"'": '"\'"', "\\": '"\\\\"'}
 
 
 def quote(argument: str) -> str:
