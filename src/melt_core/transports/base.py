@@ -31,7 +31,7 @@ Cancel: TypeAlias = threading.Event
 StreamName: TypeAlias = Literal["stdout", "stderr"]
 #: Called with the stream and each piece of output, as it comes; from the thread that called ``run``.
 OnOutput: TypeAlias = Callable[[StreamName, bytes], None]
-#: Called with bytes done and bytes in all, at most some times per second.
+#: Called with bytes done and bytes in all, about once per megabyte and at the end.
 OnProgress: TypeAlias = Callable[[int, int], None]
 
 DEFAULT_RUN_TIMEOUT_S = 60.0

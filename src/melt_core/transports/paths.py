@@ -29,7 +29,7 @@ class RemotePath:
         InvalidArgumentError: A part is empty, ``.``, ``..``, too long, or holds a slash or a zero byte.
     """
 
-    parts: tuple[str, ...]
+    parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in self.parts:
