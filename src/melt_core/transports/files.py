@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 1 << 20
 _HASH_CHARS = 64
-_SMALL_REPLY_BYTES = 64 << 10
+SMALL_REPLY_BYTES = 64 << 10
 
 #: size of $1; its hash if the size is $3 or $3 is empty; size of $2.
 _PROBE = """LC_ALL=C; export LC_ALL
@@ -176,7 +176,7 @@ def _script(transport: ShellTransport, deadline: Deadline, script: str, *argumen
     return transport.run(
         ["sh", "-c", script, "melt", *arguments],
         timeout_s=deadline.left_s(),
-        max_output_bytes=_SMALL_REPLY_BYTES,
+        max_output_bytes=SMALL_REPLY_BYTES,
         cancel=deadline.cancel,
     )
 
@@ -250,7 +250,7 @@ def _append(
                     deadline.moved()
                     progress.add(taken)
             output = process.poll(wait_s)
-            if output is not None and len(said) < _SMALL_REPLY_BYTES:
+            if output is not None and len(said) < SMALL_REPLY_BYTES:
                 said += output.data
     finally:
         process.end()
@@ -309,7 +309,7 @@ def _fetch(
     try:
         for output in outputs(process, memoryview(b""), deadline):
             if output.stream == "stderr":
-                said += output.data[: _SMALL_REPLY_BYTES - len(said)]
+                said += output.data[: SMALL_REPLY_BYTES - len(said)]
                 continue
             left -= len(output.data)
             if left < 0:

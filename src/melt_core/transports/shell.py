@@ -39,6 +39,7 @@ from melt_core.transports.quoting import check_argv
 _MAX_LISTING_BYTES = 8 << 20
 # The mark after each entry is new every time, so no name can hold it.
 _LIST = '[ -d "$1" ] || exit 0; exec find "$1/." -mindepth 1 -maxdepth 1 -exec stat -c "%f %s %Y %n$2" {} +'
+_MAKE_WORK_DIR = 'mkdir -p "$1" && cd "$1" && pwd -P'
 _REMOVE = 'exec rm -rf "$1"'
 _KIND_BITS = 0o170000
 _KINDS: dict[int, str] = {0o100000: "file", 0o040000: "folder", 0o120000: "link"}
@@ -70,6 +71,15 @@ class ShellTransport(Transport):
     @abstractmethod
     def _find_work_dir(self) -> str:
         """Makes the work directory if there is none and returns its absolute path."""
+
+    def _made_work_dir(self, wanted: str) -> str:
+        """Makes a directory of the device and returns its absolute path there, with links resolved."""
+        result = self.run(["sh", "-c", _MAKE_WORK_DIR, "melt", wanted], max_output_bytes=files.SMALL_REPLY_BYTES)
+        if result.exit_code != 0:
+            raise DeviceError(
+                f"cannot use {wanted!r} on {self.uri} as work directory: {files.last_words(result)}; name another one"
+            )
+        return result.stdout.decode("utf-8", "surrogateescape").removesuffix("\n")
 
     @property
     def work_dir(self) -> str:
