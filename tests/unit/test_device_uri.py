@@ -17,9 +17,9 @@ from melt_core.errors import CancelledError, DeviceBusyError, DeviceError, Inval
         ("adb:192.168.1.7:5555", DeviceUri("adb", "192.168.1.7:5555")),
         ("adb:a b'c;$(reboot)", DeviceUri("adb", "a b'c;$(reboot)")),  # data, as any other
         ("ssh:jetson-1", DeviceUri("ssh", "jetson-1")),
-        ("ssh:nv@jetson-1:2222", DeviceUri("ssh", "jetson-1", "nv", 2222)),
-        ("ssh:nv@[fe80::1]:2222", DeviceUri("ssh", "fe80::1", "nv", 2222)),
-        ("ssh:[::1]", DeviceUri("ssh", "::1")),
+        ("ssh:nv@jetson-1:2222", DeviceUri("ssh", "nv@jetson-1:2222")),
+        ("ssh:nv@[fe80::1]:2222", DeviceUri("ssh", "nv@[fe80::1]:2222")),
+        ("ssh:[::1]", DeviceUri("ssh", "[::1]")),
         ("ios:00008110-000A", DeviceUri("ios", "00008110-000A")),
     ],
 )
@@ -31,7 +31,7 @@ def test_names(text: str, uri: DeviceUri) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "phone", "adb", "adb:", "local:x", "usb:1", "ssh:", "ssh:@host", "ssh:nv@", "ssh://host", "ssh:host:0",
+        "", "phone", "adb", "adb:", "local:x", "usb:1", "ssh:", "ssh:nv@", "ssh://host", "ssh:host:0",
         "ssh:host:99999", "ssh:host:²", "ssh:::1", "ssh:-oProxyCommand=x", "ssh:nv:secret@host", "ssh:-l@host",
         "adb:-s", "adb:a\nb", "adb:a\0b", "adb:" + "x" * 300, "adb: x",
     ],
