@@ -16,6 +16,7 @@ from melt_core.transports.base import RemoteFile as RemoteFile
 from melt_core.transports.base import RunResult as RunResult
 from melt_core.transports.base import Transfer as Transfer
 from melt_core.transports.base import Transport as Transport
+from melt_core.transports.ios import IosTransport as IosTransport
 from melt_core.transports.local import LocalTransport as LocalTransport
 from melt_core.transports.paths import RemotePath as RemotePath
 from melt_core.transports.ssh import SshAddress as SshAddress
@@ -26,6 +27,7 @@ __all__ = [
     "AdbServer",
     "AdbTransport",
     "Cancel",
+    "IosTransport",
     "LineChannel",
     "LocalTransport",
     "RemoteFile",
