@@ -1,6 +1,7 @@
 # Every source file of ours, by name: the only such list.
 set(MELT_CORE_SOURCES
   cpp/src/allocation_log.cpp
+  cpp/src/c_api.cpp
   cpp/src/ceilings/ceilings.cpp
   cpp/src/ceilings/cpu_x86.cpp
   cpp/src/ceilings/kernels_amx.cpp
@@ -83,19 +84,29 @@ set(MELT_BINDING_SOURCES
 set(MELT_TEST_SOURCES
   cpp/tests/counting_allocator.cpp
   cpp/tests/main.cpp
+  cpp/tests/test_c_api.c
+  cpp/tests/test_c_api.cpp
   cpp/tests/test_ceilings.cpp
   cpp/tests/test_clock.cpp
+  cpp/tests/test_cpu_features.cpp
   cpp/tests/test_device_memory.cpp
   cpp/tests/test_fuzz.cpp
   cpp/tests/test_gguf.cpp
+  cpp/tests/test_json.cpp
   cpp/tests/test_memory.cpp
   cpp/tests/test_recorder.cpp
+  cpp/tests/test_request.cpp
   cpp/tests/test_run.cpp
   cpp/tests/test_sampler.cpp
+  cpp/tests/test_sha256.cpp
   cpp/tests/test_trace.cpp
 )
 
 # The only tests that see ggml.h.
 set(MELT_LLAMA_CPP_TEST_SOURCES
   cpp/tests/test_op_cost.cpp
+)
+
+set(MELT_AGENT_TEST_SOURCES
+  cpp/tests/test_agent.cpp
 )

@@ -81,15 +81,16 @@ RunResult execute(const WorkDir& work, const ProfileRequest& request, RunStatus&
   options.cancel = &cancel;
   options.on_progress = [](float) { return !cancel.load(); };
   LoadedModel model(request.runtime, options);
-  const std::string extra = metadata(request, model, status);
+  ProfileHooks hooks;
+  hooks.metadata_json = metadata(request, model, status);
+  hooks.on_repetition = [&](std::uint32_t done, std::uint32_t total, const Profiler& profiler) {
+    status.repetition = done;
+    status.repetitions = total;
+    status.tokens_done = profiler.tokens_written();
+    status.write(work);
+  };
   status.phase = "run";
-  return profile_to_file(model, request, work.path() + "/" + trace_path(status.run), extra,
-                         [&](std::uint32_t done, std::uint32_t total, const Profiler& profiler) {
-                           status.repetition = done;
-                           status.repetitions = total;
-                           status.tokens_done = profiler.tokens_written();
-                           status.write(work);
-                         });
+  return profile_to_file(model, request, work.path() + "/" + trace_path(status.run), hooks);
 }
 
 }  // namespace

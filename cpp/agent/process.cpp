@@ -108,6 +108,7 @@ void detach(const File& log, const std::vector<int>& keep, const std::function<v
   }
   ::setsid();
   std::signal(SIGHUP, SIG_IGN);
+  std::signal(SIGPIPE, SIG_IGN);
   if (::fork() != 0)
     _exit(0);
   const int nothing = ::open("/dev/null", O_RDONLY);

@@ -25,9 +25,9 @@ bool write_text(int file, const std::string& text) noexcept;
 /// into this process. Raises: Error(kRuntime) if the child died; Error(kIo).
 std::string in_child(const std::function<std::string()>& work);
 
-/// Forks a process in a session of its own, out of reach of the terminal's hang-up, and of no parent but init; it
-/// executes `work` and ends. Its standard input is empty, its standard output and error go to `log`; of the other open
-/// files it keeps those in `keep`.
+/// Forks a process in a session of its own, out of reach of the terminal's hang-up, and of no parent but init, to which
+/// a pipe that nobody reads is an error and no death; it executes `work` and ends. Its standard input is empty, its
+/// standard output and error go to `log`; of the other open files it keeps those in `keep`.
 void detach(const File& log, const std::vector<int>& keep, const std::function<void()>& work);
 
 /// "signal 9 (Killed), as when memory runs out", or "exit code 3", from what waitid(2) gave.

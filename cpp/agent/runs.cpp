@@ -30,6 +30,8 @@ constexpr std::size_t kMaxOutcomeBytes = std::size_t{1} << 20;
 /// Given back when a run ends, so that its last status finds room on a full disk.
 constexpr std::size_t kReserveBytes = std::size_t{1} << 16;
 
+constexpr unsigned kPollUs = 5000;
+
 void check_run_name(const std::string& run) {
   static constexpr const char* kAllowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
   if (run.empty() || run.size() > 64 || run[0] == '.' || run[0] == '-' ||
@@ -144,9 +146,7 @@ int Runs::start(const std::string& run, const std::string& request_json, const s
   ProfileRequest request = parse_request(request_json);
   if (request.runtime != "synthetic")
     request.model.path = work_.absolute(request.model.path);
-  const File device_lock = work_.open(kDeviceLock, O_RDWR | O_CREAT);
-  if (::flock(device_lock.get(), LOCK_EX | LOCK_NB) != 0)
-    throw DeviceBusy("run " + json_string(running()) + " is under way: wait for it or cancel it", running());
+  const File device_lock = take_device();
   if (work_.exists(run_path(run)))
     throw Error(ErrorKind::kInvalidArgument, "there is a run " + json_string(run) + " already: choose another name");
   work_.make_directory("runs");
@@ -167,6 +167,26 @@ int Runs::start(const std::string& run, const std::string& request_json, const s
   if (pid.empty())
     throw Error(ErrorKind::kRuntime, "the measuring process could not be started: too many processes, or no memory");
   return std::stoi(pid);
+}
+
+File Runs::take_device() const {
+  File lock = work_.open(kDeviceLock, O_RDWR | O_CREAT);
+  while (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    const std::string run = running();
+    if (!run.empty() && !is_ending(run))
+      throw DeviceBusy("run " + json_string(run) + " is under way: wait for it or cancel it", run);
+    ::usleep(kPollUs);
+  }
+  return lock;
+}
+
+bool Runs::is_ending(const std::string& run) const {
+  try {
+    const std::string state = RunStatus::read(work_, run).state;
+    return state != "queued" && state != "running";
+  } catch (const Error&) {  // another host deletes it, or it is being made
+    return false;
+  }
 }
 
 bool Runs::alive(const std::string& run) const {
@@ -250,8 +270,11 @@ bool Runs::cancel(const std::string& run, bool force) const {
 
 bool Runs::remove(const std::string& run) const {
   check_run_name(run);
-  if (alive(run))
-    throw Error(ErrorKind::kBusy, "run " + json_string(run) + " is going on: cancel it or wait for it");
+  while (alive(run)) {
+    if (!is_ending(run))
+      throw Error(ErrorKind::kBusy, "run " + json_string(run) + " is going on: cancel it or wait for it");
+    ::usleep(kPollUs);
+  }
   return work_.remove_directory(run_path(run));
 }
 

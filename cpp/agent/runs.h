@@ -33,7 +33,10 @@ class Runs {
  private:
   bool alive(const std::string& run) const;
   std::string running() const;
-  std::string state_of(const std::string& run) const;
+  /// Whether its last status is written: its processes are about to be gone.
+  bool is_ending(const std::string& run) const;
+  /// The lock that keeps a second run from starting. Raises: DeviceBusy.
+  File take_device() const;
 
   const WorkDir& work_;
 };

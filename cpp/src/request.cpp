@@ -220,28 +220,30 @@ ProfileRequest parse_request(const std::string& json) {
 }
 
 RunResult profile_to_file(LoadedModel& model, const ProfileRequest& request, const std::string& trace_path,
-                          const std::string& metadata_json,
-                          const std::function<void(std::uint32_t, std::uint32_t, const Profiler&)>& on_repetition) {
+                          const ProfileHooks& hooks) {
   RunOptions run = request.run;
   resolve_prompt(request, model.session(), run);
   const std::unique_ptr<ByteSink> sink = make_file_sink(trace_path);
-  Profiler profiler(model, *sink, request.levels, merged(request.metadata_json, metadata_json), request.limits);
+  const std::string metadata = merged(request.metadata_json, hooks.metadata_json);
+  Profiler profiler(model, *sink, request.levels, metadata, request.limits);
   const auto report = [&](std::uint32_t done, std::uint32_t total) {
-    if (on_repetition)
-      on_repetition(done, total, profiler);
+    if (hooks.on_repetition)
+      hooks.on_repetition(done, total, profiler);
   };
   RunResult result;
   try {
     result = profiler.run(run, report);
   } catch (...) {
-    model.unload();
+    if (hooks.unload)
+      model.unload();
     try {
       profiler.finish();
     } catch (const Error&) {  // the disk is full: the first error says so, and what was flushed stays readable
     }
     throw;
   }
-  model.unload();  // before the trace ends, so that the unload is in it
+  if (hooks.unload)
+    model.unload();
   profiler.finish();
   return result;
 }

@@ -28,12 +28,19 @@ struct ProfileRequest {
 /// Raises: Error(kInvalidArgument) that names the field: unknown, of a wrong type, or out of range.
 ProfileRequest parse_request(const std::string& json);
 
+/// What the caller of profile_to_file adds to a run.
+struct ProfileHooks {
+  std::string metadata_json = "{}";  ///< an object, merged over the request's own
+  /// Called between repetitions.
+  std::function<void(std::uint32_t done, std::uint32_t total, const Profiler&)> on_repetition;
+  bool unload = true;  ///< unload the model before the trace ends, so that the unload is in it
+};
+
 /// Measures the request's run with a model loaded from its `runtime` and `model`, and completes the trace. What was
-/// measured before an error is in the trace. `metadata_json`, an object, is merged over the request's own.
+/// measured before an error is in the trace.
 /// Raises: what Profiler::run raises; Error(kIo).
 RunResult profile_to_file(LoadedModel& model, const ProfileRequest& request, const std::string& trace_path,
-                          const std::string& metadata_json = "{}",
-                          const std::function<void(std::uint32_t, std::uint32_t, const Profiler&)>& on_repetition = {});
+                          const ProfileHooks& hooks);
 
 /// `n` token ids below `n_vocab`, the same as Python's random.Random(seed).randrange(n_vocab) draws.
 std::vector<std::int32_t> random_token_ids(std::uint32_t seed, std::uint32_t n_vocab, std::uint32_t n);
