@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeAlias
 
 from melt_core.devices.retry import Patience, retried
 from melt_core.devices.state_dir import sha256_of
@@ -26,6 +27,9 @@ AGENTS = RemotePath.of("agents")
 MODELS = RemotePath.of("models")
 _HASH_DIGITS = 16
 TRANSFER_PATIENCE = Patience(attempts=6, total_s=300.0, first_wait_s=0.5, longest_wait_s=15.0)
+
+#: Returns the size of a file on the device, None if it is not there.
+SizeThere: TypeAlias = Callable[[RemotePath], "int | None"]
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,24 @@ def deploy_agent(transport: Transport, agent: AgentFile) -> RemotePath:
 
 
 def deploy_model(
-    transport: Transport, model: Path, *, on_progress: Callable[[float], None] | None = None
+    transport: Transport,
+    model: Path,
+    *,
+    size_there: SizeThere | None = None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> tuple[RemotePath, str]:
-    """Returns where the model lies on the device, and its SHA-256, having sent it if it was not there."""
+    """Returns where the model lies on the device, and its SHA-256, having sent it if it was not there.
+
+    Args:
+        transport: The way there.
+        model: A file of this host.
+        size_there: How to ask for a file's size there; by default the transport is asked.
+        on_progress: Told how much of it is sent, 0..1.
+    """
     digest = sha256_of(model)
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", model.name)[-120:]
     target = MODELS / f"{digest[:_HASH_DIGITS]}-{name}"
-    return _deployed(transport, model, target, on_progress=on_progress), digest
+    return _deployed(transport, model, target, size_there=size_there, on_progress=on_progress), digest
 
 
 def _deployed(
@@ -120,12 +135,15 @@ def _deployed(
     target: RemotePath,
     *,
     executable: bool = False,
+    size_there: SizeThere | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> RemotePath:
+    def listed_size(path: RemotePath) -> int | None:
+        sizes = {entry.path: entry.size_bytes for entry in transport.list(path.parent) if entry.kind == "file"}
+        return sizes.get(path)
+
     def deploy() -> None:
-        size = source.stat().st_size
-        there = {entry.path: entry for entry in transport.list(target.parent)}
-        if target in there and there[target].kind == "file" and there[target].size_bytes == size:
+        if (size_there or listed_size)(target) == source.stat().st_size:
             return
         transport.push(
             source,

@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from melt_core.devices.agent import PROTOCOL, AgentClient, Reply
-from melt_core.devices.agents import agent_files, deploy_agent, deploy_model, package_version
+from melt_core.devices.agent import HASH_TIMEOUT_S, PROTOCOL, AgentClient, Reply
+from melt_core.devices.agents import SizeThere, agent_files, deploy_agent, deploy_model, package_version
 from melt_core.devices.gates import GateLimits, GateReport, pass_gates
 from melt_core.devices.journal import Entry, Journal, absolute, new_run_name
 from melt_core.devices.observing import Observer
@@ -27,8 +27,8 @@ from melt_core.devices.retry import Patience, retried
 from melt_core.devices.runs import FOLLOW_PATIENCE, LEASE_S, DeviceRun, OnEvent, RunOutcome
 from melt_core.devices.state_dir import host_id
 from melt_core.devices.uri import DeviceUri, parse_uri
-from melt_core.errors import DeviceError, InvalidArgumentError, MeltError, RuntimeFailedError
-from melt_core.transports import AdbTransport, LocalTransport, RemotePath, SshTransport, Transport
+from melt_core.errors import DeviceError, InvalidArgumentError, MeltError, RuntimeFailedError, StorageError
+from melt_core.transports import AdbTransport, IosTransport, LocalTransport, RemotePath, SshTransport, Transport
 
 CONNECT_PATIENCE = Patience(attempts=4, total_s=60.0, first_wait_s=0.5, longest_wait_s=8.0)
 _WORK = RemotePath(())
@@ -47,7 +47,7 @@ class Measurement:
     """
 
     request: Mapping[str, Any]
-    limits: GateLimits = GateLimits()
+    limits: GateLimits = field(default_factory=GateLimits)
     telemetry_s: float = 1.0
     patience: Patience = FOLLOW_PATIENCE
     metadata: Mapping[str, Any] | None = None
@@ -60,7 +60,7 @@ class Device:
         """Uses a transport, which it closes in the end."""
         self.transport = transport
         self._journal = journal or Journal()
-        self._probe = Probe(transport)
+        self.probe = Probe(transport)
         self._agent: AgentClient | None = None
         self._hello: Reply | None = None
 
@@ -76,11 +76,11 @@ class Device:
             TransientDeviceError: It cannot be reached.
             DeviceError: It does not let us.
         """
-        return retried(f"ask {self.uri} who it is", self._probe.info, patience=CONNECT_PATIENCE)
+        return retried(f"ask {self.uri} who it is", self.probe.info, patience=CONNECT_PATIENCE)
 
     def observe(self) -> Observation:
         """Returns how it is now: battery, temperatures, clocks, memory. Raises: as `info` does."""
-        return retried(f"ask {self.uri} how it is", self._probe.observe, patience=CONNECT_PATIENCE)
+        return retried(f"ask {self.uri} how it is", self.probe.observe, patience=CONNECT_PATIENCE)
 
     # The agent
 
@@ -102,7 +102,7 @@ class Device:
         return self._hello
 
     def _start_agent(self) -> tuple[AgentClient, Reply]:
-        if self.uri.startswith("ios:"):  # an app hosts it, which only its user can install
+        if self._is_ios:
             return self._greeted("melt-agent")
         failures: list[str] = []
         for file in agent_files(self.info().platform):
@@ -130,6 +130,35 @@ class Device:
             agent.close()
             raise
         return agent, hello
+
+    def bring(
+        self, model: str, *, runtime: str = "llama.cpp", on_progress: Callable[[float], None] | None = None
+    ) -> None:
+        """Brings the agent and a model file there, each if it is not there; nothing is loaded.
+
+        Raises:
+            StorageError: The model cannot be read.
+            DeviceError: There is no room, or no agent for this device.
+            TransientDeviceError: The device cannot be reached.
+        """
+        self.agent()
+        if runtime != "synthetic":
+            deploy_model(self.transport, Path(model), size_there=self._size_there(), on_progress=on_progress)
+
+    def _size_there(self) -> SizeThere | None:
+        """Returns how to ask for a file's size where the transport cannot list."""
+
+        def ask(path: RemotePath) -> int | None:
+            try:
+                return self.agent().ask("hash", path=str(path), timeout_s=HASH_TIMEOUT_S).integer("bytes")
+            except (InvalidArgumentError, StorageError):
+                return None
+
+        return ask if self._is_ios else None
+
+    @property
+    def _is_ios(self) -> bool:
+        return isinstance(self.transport, IosTransport)  # an app of its user's hosts the agent, and there is no shell
 
     # Runs
 
@@ -209,9 +238,9 @@ class Device:
             agent=agent,
             transport=self.transport,
             journal=self._journal,
-            observer=Observer(agent, self._probe, self._journal, entry.run),
+            observer=Observer(agent, self.probe, self._journal, entry.run),
             entry=entry,
-            telemetry_s=0.0 if self.uri.startswith("ios:") else measurement.telemetry_s,
+            telemetry_s=measurement.telemetry_s,
             patience=measurement.patience,
             on_event=on_event,
         )
@@ -225,15 +254,14 @@ class Device:
         path = Path(model)
         size = path.stat().st_size if path.is_file() else 0
         remote, digest = deploy_model(
-            self.transport, path, on_progress=lambda done: tell({"event": "push", "done": done})
+            self.transport,
+            path,
+            size_there=self._size_there(),
+            on_progress=lambda done: tell({"event": "push", "done": done}),
         )
         return str(remote), digest, size
 
-    def _judged(
-        self, limits: GateLimits, model_bytes: int, tell: Callable[[dict[str, Any]], None]
-    ) -> GateReport | None:
-        if self.uri.startswith("ios:"):
-            return None
+    def _judged(self, limits: GateLimits, model_bytes: int, tell: Callable[[dict[str, Any]], None]) -> GateReport:
         if limits.least_memory_bytes is None:
             limits = replace(limits, least_memory_bytes=model_bytes)
         return pass_gates(
@@ -247,21 +275,22 @@ class Device:
         hello = self.agent().insist("hello", protocol=PROTOCOL, patience=CONNECT_PATIENCE)
         return hello.integer("free_bytes") if hello.has("free_bytes") else None
 
-    def _metadata(self, measurement: Measurement, gates: GateReport | None, digest: str, size: int) -> dict[str, Any]:
+    def _metadata(self, measurement: Measurement, gates: GateReport, digest: str, size: int) -> dict[str, Any]:
         metadata: dict[str, Any] = {**(measurement.metadata or {}), "transport": self.uri.partition(":")[0]}
         if digest:
             metadata["model_file"] = {"sha256": digest, "file_bytes": size}
-        if not self.uri.startswith("ios:"):
-            info = self.info()
-            metadata["device_info"] = {
-                "model": info.model, "soc": info.soc, "os": info.os, "platform": str(info.platform),
-            }  # fmt: skip
-            mode = None if info.is_android else self._probe.power_mode()
-            if mode is not None:
-                metadata["device_info"]["power_mode"] = mode.name
-        if gates is not None:
-            metadata["gates"] = gates.to_metadata()
-            metadata["warnings"] = gates.warnings()
+        info = self.info()
+        metadata["device_info"] = {
+            "model": info.model,
+            "soc": info.soc,
+            "os": info.os,
+            "platform": str(info.platform),
+        }
+        mode = self.probe.power_mode() if info.platform.system == "linux" else None
+        if mode is not None:
+            metadata["device_info"]["power_mode"] = mode.name
+        metadata["gates"] = gates.to_metadata()
+        metadata["warnings"] = gates.warnings()
         return metadata
 
     @contextlib.contextmanager
@@ -303,8 +332,12 @@ class Device:
         still = [entry.run for entry in self.open_runs()]
         if still and not force:
             raise InvalidArgumentError(
-                f"{len(still)} runs on {self.uri} were not brought back ({', '.join(still[:3])}): `melt devices resume` "
-                "fetches them, --force gives them up"
+                f"{len(still)} runs on {self.uri} were not brought back ({', '.join(still[:3])}): "
+                "`melt devices resume` fetches them, --force gives them up"
+            )
+        if self._is_ios:
+            raise DeviceError(
+                f"{self.uri} cannot be cleaned from here: remove the agent's app there, and its files with it"
             )
         held = self.held_bytes()
         if held and not force:
@@ -317,13 +350,10 @@ class Device:
         return sum(held.values())
 
     def _refuse_if_busy(self) -> None:
-        """Raises DeviceBusyError if another host has the device or runs something; an agent that fails is passed over."""
-        try:
-            with self._leased():
-                running = [one.text("run", most=64) for one in self.agent().ask("runs").objects("runs")
-                           if one.text("state", most=32) in ("queued", "running")]  # fmt: skip
-        except InvalidArgumentError:
-            running = []
+        """Raises DeviceBusyError if another host has the device, InvalidArgumentError if something runs there."""
+        with self._leased():
+            runs = self.agent().ask("runs").objects("runs")
+        running = [one.text("run", most=64) for one in runs if one.text("state", most=32) in ("queued", "running")]
         if running:
             raise InvalidArgumentError(f"run {running[0]} is going on on {self.uri}: wait for it, or use --force")
 
@@ -368,6 +398,4 @@ def transport_of(uri: DeviceUri, *, work_dir: str | None = None) -> Transport:
         return AdbTransport(uri.name) if work_dir is None else AdbTransport(uri.name, work_dir=work_dir)
     if uri.kind == "ssh":
         return SshTransport(uri.name) if work_dir is None else SshTransport(uri.name, work_dir=work_dir)
-    from melt_core.transports.ios import IosTransport
-
     return IosTransport(uri.name)

@@ -21,6 +21,7 @@ from melt_core.devices.telemetry import (
     dumpsys_battery,
     ina238,
     ina3221,
+    ios_json,
     memory,
     merged,
     nvpmodel,
@@ -32,7 +33,7 @@ from melt_core.devices.telemetry import (
 )
 from melt_core.devices.telemetry.base import Absent
 from melt_core.errors import MeltError, TelemetryError, TransientDeviceError
-from melt_core.transports import LocalTransport, Transport
+from melt_core.transports import IosTransport, LocalTransport, Transport
 
 TIMEOUT_S = 15.0
 _MAX_OUTPUT_BYTES = 4 << 20
@@ -95,12 +96,17 @@ class Probe:
             DeviceError: It does not answer to uname.
         """
         if self._info is None:
-            self._info = _describe(self)
+            is_ios = isinstance(self.transport, IosTransport)
+            unknown = DeviceInfo(Platform("ios", "arm64"), None, None, "iOS", None, None)
+            self._info = unknown if is_ios else _describe(self)
         return self._info
 
     def observe(self) -> Observation:
         """Returns how the device is now. What fails is absent with its reason; only a lost device is an error."""
         began = time.monotonic_ns()
+        if isinstance(self.transport, IosTransport):
+            readout = _ios_readout(self.transport)
+            return Observation((began + time.monotonic_ns()) // 2, time.monotonic_ns() - began, readout)
         tree = self.snapshot()
         readouts = [
             _guarded(name, lambda parse=parse: parse(tree))
@@ -163,6 +169,14 @@ class Probe:
             return parse(result.text)  # type: ignore[operator, no-any-return]
 
         return _guarded(" ".join(command), call)
+
+
+def _ios_readout(transport: IosTransport) -> Readout:
+    def call() -> Readout:
+        text = transport.call(["diagnostics", "battery", "single"], timeout_s=TIMEOUT_S).text
+        return ios_json.parse(" ".join(text.split()))
+
+    return _guarded("pymobiledevice3 diagnostics battery", call)
 
 
 def _guarded(name: str, call: object) -> Readout:

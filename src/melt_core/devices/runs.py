@@ -240,8 +240,8 @@ class DeviceRun:
         if moved.sha256 != wanted:
             target.unlink(missing_ok=True)
             raise DeviceError(
-                f"the trace of run {self.entry.run} on {self.transport.uri} is not the one that the agent wrote (sha256 "
-                f"{moved.sha256[:12]}... instead of {wanted[:12]}...): it was changed there; run it again"
+                f"the trace of run {self.entry.run} on {self.transport.uri} is not the one that the agent wrote: its "
+                f"sha256 is {moved.sha256[:12]}... instead of {wanted[:12]}...; run it again"
             )
         return target
 

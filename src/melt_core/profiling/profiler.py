@@ -231,4 +231,8 @@ def profile(
         InvalidArgumentError: A level is unknown or the runtime cannot record it.
         StorageError: `output` cannot be written.
     """
+    from melt_core.profiling.remote import RemoteLLM, RemoteProfiler  # which build upon this module
+
+    if isinstance(llm, RemoteLLM):
+        return RemoteProfiler(llm, levels=levels, output=output, metadata=metadata, log_bytes=log_bytes)
     return Profiler(llm, levels=levels, output=output, metadata=metadata, ring_stamps=ring_stamps, log_bytes=log_bytes)

@@ -15,7 +15,7 @@ import json
 import math
 from typing import Any
 
-from melt_core.devices.telemetry.base import MAX_LINE_CHARACTERS, Readout, ReadoutBuilder
+from melt_core.devices.telemetry.base import MAX_TEXT_BYTES, Readout, ReadoutBuilder
 from melt_core.errors import TelemetryError
 
 SOURCE = "ios"
@@ -29,7 +29,7 @@ def parse(line: str) -> Readout:
     Raises:
         TelemetryError: It is no JSON object.
     """
-    if len(line) > MAX_LINE_CHARACTERS:
+    if len(line) > MAX_TEXT_BYTES:
         raise TelemetryError(f"{SOURCE}: a line of {len(line)} characters is none of a battery monitor")
     try:
         values = json.loads(line)
