@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from melt_core.devices.agent import HASH_TIMEOUT_S, PROTOCOL, AgentClient, Reply
+from melt_core.devices import tidying
+from melt_core.devices.agent import DEFAULT_TIMEOUT_S, HASH_TIMEOUT_S, PROTOCOL, AgentClient, Reply
 from melt_core.devices.agents import SizeThere, agent_files, deploy_agent, deploy_model, package_version
 from melt_core.devices.gates import GateLimits, GateReport, pass_gates
 from melt_core.devices.journal import Entry, Journal, absolute, new_run_name
@@ -31,7 +32,6 @@ from melt_core.errors import DeviceError, InvalidArgumentError, MeltError, Runti
 from melt_core.transports import AdbTransport, IosTransport, LocalTransport, RemotePath, SshTransport, Transport
 
 CONNECT_PATIENCE = Patience(attempts=4, total_s=60.0, first_wait_s=0.5, longest_wait_s=8.0)
-_WORK = RemotePath(())
 
 
 @dataclass(frozen=True)
@@ -112,13 +112,13 @@ class Device:
                 failures.append(f"{file.preset}: {error}")
         raise DeviceError(f"no agent runs on {self.uri}: {'; '.join(failures)}")
 
-    def _greeted(self, program: str) -> tuple[AgentClient, Reply]:
+    def _greeted(self, program: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[AgentClient, Reply]:
         work = self.transport.work_dir
         agent = AgentClient(
             lambda: self.transport.open_channel([program, "--work", work]), uri=self.uri, host=host_id()
         )
         try:
-            hello = agent.insist("hello", protocol=PROTOCOL, patience=CONNECT_PATIENCE)
+            hello = agent.insist("hello", protocol=PROTOCOL, patience=CONNECT_PATIENCE, timeout_s=timeout_s)
             version = hello.text("version", most=64)
             if hello.integer("protocol", high=1 << 31) != PROTOCOL or version != package_version():
                 raise DeviceError(
@@ -308,16 +308,7 @@ class Device:
 
     def held_bytes(self) -> dict[str, int]:
         """Returns what lies in the work directory there: bytes of agents, models, runs and the rest."""
-        held: dict[str, int] = {}
-        for entry in self.transport.list(_WORK):
-            name = entry.path.name if entry.path.name in ("agents", "models", "runs") else "other"
-            held[name] = held.get(name, 0) + self._bytes_of(entry.path, entry.kind, entry.size_bytes)
-        return held
-
-    def _bytes_of(self, path: RemotePath, kind: str, size: int, depth: int = 0) -> int:
-        if kind != "folder" or depth > 3:
-            return size if kind == "file" else 0
-        return sum(self._bytes_of(one.path, one.kind, one.size_bytes, depth + 1) for one in self.transport.list(path))
+        return tidying.held_bytes(self.transport)
 
     def clean(self, *, force: bool = False) -> int:
         """Removes everything from the work directory there, and returns how many bytes that were.
@@ -328,34 +319,25 @@ class Device:
         Raises:
             InvalidArgumentError: A run is open there.
             DeviceBusyError: Another host has the device.
+            DeviceError: An iOS device: its app holds the files.
         """
+        if self._is_ios:
+            raise DeviceError(f"{self.uri} cannot be cleaned from here: remove the agent's app, and its files with it")
         still = [entry.run for entry in self.open_runs()]
         if still and not force:
             raise InvalidArgumentError(
                 f"{len(still)} runs on {self.uri} were not brought back ({', '.join(still[:3])}): "
                 "`melt devices resume` fetches them, --force gives them up"
             )
-        if self._is_ios:
-            raise DeviceError(
-                f"{self.uri} cannot be cleaned from here: remove the agent's app there, and its files with it"
-            )
         held = self.held_bytes()
         if held and not force:
-            self._refuse_if_busy()
+            with self._leased():
+                tidying.refuse_while_running(self.agent(), self.uri)
         self._end_agent()
-        for entry in self.transport.list(_WORK):
-            self.transport.remove(entry.path)
+        tidying.empty(self.transport)
         for run in still:
             self._journal.remove(run)
         return sum(held.values())
-
-    def _refuse_if_busy(self) -> None:
-        """Raises DeviceBusyError if another host has the device, InvalidArgumentError if something runs there."""
-        with self._leased():
-            runs = self.agent().ask("runs").objects("runs")
-        running = [one.text("run", most=64) for one in runs if one.text("state", most=32) in ("queued", "running")]
-        if running:
-            raise InvalidArgumentError(f"run {running[0]} is going on on {self.uri}: wait for it, or use --force")
 
     def _end_agent(self) -> None:
         agent, self._agent, self._hello = self._agent, None, None

@@ -96,7 +96,12 @@ class Additions:
 
 
 def additions(
-    notes: Iterable[Mapping[str, Any]], *, trace_wall_ns: int, trace_zero_ns: int | None, telemetry_s: float
+    notes: Iterable[Mapping[str, Any]],
+    *,
+    trace_wall_ns: int,
+    trace_zero_ns: int | None,
+    telemetry_s: float,
+    is_simulated: bool = False,
 ) -> Additions:
     """Returns samples on the trace's own time, and metadata on clocks and telemetry.
 
@@ -105,13 +110,15 @@ def additions(
         trace_wall_ns: The wall time of the trace's zero, from its header; the device's wall clock.
         trace_zero_ns: The same on the device's steady clock, as the agent's status has it; None where it does not.
         telemetry_s: How often was read.
+        is_simulated: The trace's times are those of a simulated clock, which nothing else has.
     """
     lines = [line for line in notes if isinstance(line.get("boot"), str)]
     alignments, shifts, warnings = _alignments(lines)
     zero, how = _zero(shifts, trace_wall_ns, trace_zero_ns)
     metadata: dict[str, Any] = {"telemetry": _telemetry_metadata(lines, telemetry_s)}
-    if not alignments or zero is None:
+    if not alignments or zero is None or is_simulated:
         reason = "the device's clock was never read" if not alignments else "the trace's beginning is not known"
+        reason = "the trace is on a simulated clock" if is_simulated else reason
         metadata["clock_alignment"] = {"missing": reason}
         metadata["warnings"] = [*warnings, f"readings from the host were left out: {reason}"]
         return Additions(metadata, ())

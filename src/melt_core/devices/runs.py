@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,11 +29,14 @@ from melt_core.errors import (
     MeltError,
     RuntimeFailedError,
     StorageError,
+    TraceError,
     TransientDeviceError,
 )
 from melt_core.trace import Trace
 from melt_core.trace.append import append_to_trace
-from melt_core.trace.reader import read_file
+from melt_core.trace.format import ClockId
+from melt_core.trace.reader import TraceHeader, read_file
+from melt_core.trace.storage import written_atomically
 from melt_core.transports import RemotePath, Transport
 
 logger = logging.getLogger(__name__)
@@ -193,12 +197,13 @@ class DeviceRun:
             self._forget()
             return None
         output = Path(self.entry.output)
-        head = read_file(pulled).header
+        head = self._head_of(pulled, output)
         added = additions(
             self.journal.notes(self.entry.run),
             trace_wall_ns=head.start_wall_ns,
             trace_zero_ns=status.integer("trace_zero_ns") if status.has("trace_zero_ns") else None,
             telemetry_s=self.telemetry_s,
+            is_simulated=head.clock_id == ClockId.SIMULATED,
         )
         metadata = {**self.entry.metadata, **added.metadata}
         texts = [*self.entry.metadata.get("warnings", ()), *added.metadata.get("warnings", ())]
@@ -216,6 +221,18 @@ class DeviceRun:
             output_ids=status.ids("output_ids"),
             prompt_ids=status.ids("prompt_ids"),
         )
+
+    def _head_of(self, pulled: Path, output: Path) -> TraceHeader:
+        """Returns the trace's header; what is no trace goes to its place as it is, and is an error."""
+        try:
+            return read_file(pulled).header
+        except TraceError as error:
+            with written_atomically(output) as file, pulled.open("rb") as source:
+                shutil.copyfileobj(source, file)
+            self._forget()
+            raise TraceError(
+                f"{self.transport.uri} gave no trace: {error}; the file is at {output} as it came"
+            ) from error
 
     def _pull(self, status: Reply) -> Path | None:
         size = status.integer("trace_bytes") if status.has("trace_bytes") else 0
