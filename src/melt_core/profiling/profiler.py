@@ -277,6 +277,10 @@ def profile(
             or absent.
         StorageError: `output` cannot be written.
     """
+    from melt_core.profiling.remote import RemoteLLM, RemoteProfiler  # which build upon this module
+
+    if isinstance(llm, RemoteLLM):
+        return RemoteProfiler(llm, levels=levels, output=output, metadata=metadata, log_bytes=log_bytes)
     return Profiler(
         llm,
         levels=levels,

@@ -14,12 +14,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from melt_core.errors import InvalidArgumentError
 from melt_core.models import resolve
 from melt_core.runtime.checks import checked_ids, checked_number, checked_text
 from melt_core.runtime.core import _core
 from melt_core.runtime.memory import MemoryPart, parts_of
+
+if TYPE_CHECKING:
+    from melt_core.devices import Device
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def load(
     model: str | PathLike[str],
     *,
     runtime: str = "llama.cpp",
-    device: str = "local",
+    device: str | Device = "local",
     n_ctx: int = 2048,
     n_batch: int = 2048,
     n_ubatch: int = 512,
@@ -133,7 +136,8 @@ def load(
         model: A GGUF file; the name of a model that can be fetched, such as ``"demo"``; or for the synthetic runtime a
             description such as ``"layers=2,op_ns=50000"``.
         runtime: One of `runtime_names`.
-        device: Where to run: ``"local"``, this machine.
+        device: Where to run: ``"local"``, this process; a device that `melt.connect` gave, or its name, such as
+            ``"adb:SERIAL"``: then the file is brought there now and loaded by each run.
         n_ctx: Context length in tokens; 0 takes the model's own.
         n_batch: Most tokens in one evaluation.
         n_ubatch: Most tokens in one graph.
@@ -151,7 +155,10 @@ def load(
         CancelledError: Loading was interrupted.
     """
     if device != "local":
-        raise InvalidArgumentError(f'unknown device "{device}": this version runs on "local" only')
+        from melt_core.profiling.remote import RemoteOptions, load_remote  # only here does loading lead to profiling
+
+        options = RemoteOptions(n_ctx, n_batch, n_ubatch, n_threads, use_mmap, check_tensors, repack, kv_type)
+        return load_remote(fspath(model), device, runtime=runtime, options=options, on_progress=on_progress)
     threads = usable_cpus() if n_threads is None else n_threads
     sizes = {"n_ctx": n_ctx, "n_batch": n_batch, "n_ubatch": n_ubatch, "n_threads": threads}
     for name, value in sizes.items():
