@@ -10,9 +10,12 @@ set(MELT_CORE_SOURCES
   cpp/src/ceilings/rounds.cpp
   cpp/src/ceilings/working_sets.cpp
   cpp/src/clock.cpp
+  cpp/src/cpu_features.cpp
   cpp/src/device_memory.cpp
   cpp/src/environment.cpp
+  cpp/src/error.cpp
   cpp/src/json.cpp
+  cpp/src/json_value.cpp
   cpp/src/memory_level.cpp
   cpp/src/memory_records.cpp
   cpp/src/models/gguf.cpp
@@ -22,6 +25,7 @@ set(MELT_CORE_SOURCES
   cpp/src/overhead.cpp
   cpp/src/recorder.cpp
   cpp/src/repetition.cpp
+  cpp/src/request.cpp
   cpp/src/run.cpp
   cpp/src/run_metadata.cpp
   cpp/src/runtimes/registry.cpp
@@ -31,6 +35,7 @@ set(MELT_CORE_SOURCES
   cpp/src/sensors/proc_file.cpp
   cpp/src/sensors/process_memory.cpp
   cpp/src/sensors/sampler.cpp
+  cpp/src/sha256.cpp
   cpp/src/trace/reader.cpp
   cpp/src/trace/writer.cpp
 )
@@ -47,6 +52,20 @@ set(MELT_LLAMA_CPP_SOURCES
   cpp/src/runtimes/llama_cpp/text.cpp
   cpp/src/runtimes/llama_cpp/topology.cpp
   cpp/src/runtimes/llama_cpp/upstream.cpp
+)
+
+# The device program, but for its main: its tests link them too.
+set(MELT_AGENT_SOURCES
+  cpp/agent/device.cpp
+  cpp/agent/inspect.cpp
+  cpp/agent/lease.cpp
+  cpp/agent/measure.cpp
+  cpp/agent/process.cpp
+  cpp/agent/run_status.cpp
+  cpp/agent/runs.cpp
+  cpp/agent/sensors.cpp
+  cpp/agent/server.cpp
+  cpp/agent/work_dir.cpp
 )
 
 set(MELT_BINDING_SOURCES

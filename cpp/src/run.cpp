@@ -97,6 +97,7 @@ class Profiler::Impl {
 
   RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition);
   void finish();
+  std::uint32_t tokens_written() const noexcept { return n_tokens_; }
 
  private:
   bool wants_ops() const { return (levels_ & kLevelOps) != 0; }
@@ -325,6 +326,10 @@ Profiler::~Profiler() = default;
 RunResult Profiler::run(const RunOptions& options,
                         const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition) {
   return impl_->run(options, on_repetition);
+}
+
+std::uint32_t Profiler::tokens_written() const noexcept {
+  return impl_->tokens_written();
 }
 
 void Profiler::finish() {

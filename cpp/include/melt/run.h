@@ -99,6 +99,9 @@ class Profiler {
   /// Raises: Error(kInvalidArgument) before anything runs; Error(kBusy); what Session::evaluate raises; Error(kIo).
   RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition = {});
 
+  /// Tokens in the trace so far, of all repetitions. Call from on_repetition or between runs.
+  std::uint32_t tokens_written() const noexcept;
+
   /// Closes the trace, with the unload phase if the model has been unloaded by now. Calling it twice is harmless.
   void finish();
 
