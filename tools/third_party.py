@@ -17,6 +17,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,7 +81,7 @@ class Pin:
     @property
     def override_variable(self) -> str:
         """The environment variable that names the user's own tree, as MELT_LLAMA_CPP_DIR."""
-        return f"MELT_{self.name.upper().replace('.', '_')}_DIR"
+        return f"MELT_{re.sub('[.-]', '_', self.name.upper())}_DIR"
 
     @property
     def patches(self) -> list[Path]:

@@ -35,7 +35,7 @@ TVMFFIAny any_of(std::int64_t value) noexcept {
   return any;
 }
 
-TVMFFIAny any_of(const char* text) noexcept {
+TVMFFIAny any_of_text(const char* text) noexcept {
   TVMFFIAny any{};
   any.type_index = kTVMFFIRawStr;
   any.v_c_str = text;
@@ -79,7 +79,7 @@ void set_global_function(const std::string& name, const TVMFFIAny& function) {
 }
 
 void remove_global_function(const std::string& name) {
-  call_global("ffi.FunctionRemoveGlobal", {any_of(name.c_str())});
+  call_global("ffi.FunctionRemoveGlobal", {any_of_text(name.c_str())});
 }
 
 Value call(const char* what, const TVMFFIAny& function, const TVMFFIAny* args, std::size_t n_args) {

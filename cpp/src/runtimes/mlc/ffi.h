@@ -64,7 +64,7 @@ class Value {
   const TVMFFIAny& any() const noexcept { return any_; }
   bool is_none() const noexcept { return any_.type_index == kTVMFFINone; }
   bool is_function() const noexcept { return any_.type_index == kTVMFFIFunction; }
-  std::string as_string() const;  ///< empty if it is none
+  std::string as_string() const;               ///< empty if it is none
   const DLTensor* as_tensor() const noexcept;  ///< null if it is none
 
  private:
@@ -79,7 +79,7 @@ inline const DLTensor* tensor_of(const TVMFFIAny& any) noexcept {
 }
 
 TVMFFIAny any_of(std::int64_t value) noexcept;
-TVMFFIAny any_of(const char* text) noexcept;  ///< not copied
+TVMFFIAny any_of_text(const char* text) noexcept;  ///< not copied
 
 Value make_string(const std::string& text);
 Value make_shape(std::initializer_list<std::int64_t> extents);

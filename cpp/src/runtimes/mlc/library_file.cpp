@@ -106,7 +106,8 @@ std::string find_model_library(const std::string& folder, const std::string& cho
   if (fitting.size() == 1)
     return (fs::path(folder) / fitting.front().substr(0, fitting.front().rfind(" for "))).string();
   if (listed.empty())
-    refuse(folder + " holds no model library (*.so): compile the model for this machine, or name a library (model_lib)");
+    refuse(folder +
+           " holds no model library (*.so): compile the model for this machine, or name a library (model_lib)");
   if (fitting.empty())
     refuse(folder + " holds no model library for this machine, which is " + host_processor() + ", but " + listed);
   refuse(folder + " holds several model libraries: name one (model_lib): " + listed);

@@ -21,8 +21,8 @@ struct Shard {
 struct Parameter {
   std::string name;
   std::vector<std::int64_t> shape;
-  std::string dtype;      ///< as TVM writes it, e.g. "float16"
-  DLDataType type{};      ///< the same
+  std::string dtype;        ///< as TVM writes it, e.g. "float16"
+  DLDataType type{};        ///< the same
   std::uint64_t bytes = 0;  ///< in memory
   bool from_bf16 = false;   ///< float32 that lies in the file as bfloat16 (format f32-to-bf16)
   std::uint32_t shard = 0;
