@@ -71,7 +71,7 @@ class MlcTokenizer:
             raise ModelError(f"{path} is no tokenizer: {error}") from error
         self._plain.encode_special_tokens = True  # what looks like a special token is text
 
-    def encode(self, text: str, add_special: bool, parse_special: bool) -> list[int]:  # noqa: FBT001 - as the core calls
+    def encode(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         """Returns the token ids of a text; see `LLM.encode`."""
         tokenizer = self._special if parse_special else self._plain
         ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special).ids

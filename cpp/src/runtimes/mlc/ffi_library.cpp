@@ -75,6 +75,17 @@ void* open_library(const std::vector<std::string>& places, const std::string& pl
     const std::string file = find_library(places, name);
     if (file.empty())
       refuse("no " + std::string(name) + " in " + places_text + ": " + kAdvice);
+    // Another copy would have a table of functions of its own, beside the one that is in use.
+    if (void* handle = dlopen(name, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD)) {
+      Dl_info info{};
+      std::error_code failed;
+      const void* address =
+          dlsym(handle, name == std::string(kFfiName) ? "TVMFFIGetVersion" : "TVMBackendParallelLaunch");
+      if (address != nullptr && dladdr(address, &info) != 0 && !fs::equivalent(info.dli_fname, file, failed))
+        refuse("this process has loaded " + std::string(info.dli_fname) + " already: use " + file +
+               " in a new process");
+      return handle;
+    }
     return open_file(file);
   }
   if (void* handle = dlopen(name, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD))

@@ -24,8 +24,9 @@ namespace melt::mlc {
 
 class OpHooks final : public OpSource {
  public:
-  /// Both may be null, and outlive the hooks otherwise.
-  OpHooks(AllocationLog* allocations, const std::atomic<bool>* cancel);
+  /// `allocations` and `cancel` may be null, and outlive the hooks otherwise. With `is_idle` nothing is hooked: what
+  /// a benchmark compares with.
+  OpHooks(AllocationLog* allocations, const std::atomic<bool>* cancel, bool is_idle = false);
 
   /// A function that calls `inner` and records the call. The hooks must outlive it.
   Value hooked(const std::string& name, const Value& inner);
@@ -65,6 +66,7 @@ class OpHooks final : public OpSource {
   CallStore calls_;
   StorageLog storage_;
   const std::atomic<bool>* cancel_;
+  const bool is_idle_;
   OpRecorder* recorder_ = nullptr;
   melt_stamp_ring* ring_ = nullptr;  // of the evaluation under way; null: it is not recorded
   std::uint64_t begin_ticks_ = 0;

@@ -38,12 +38,12 @@ void refuse_beyond_memory(double needed_bytes, const std::string& path) {
 
 }  // namespace
 
-MlcSession::MlcSession(const ModelOptions& options)
+MlcSession::MlcSession(const ModelOptions& options, bool hooks_are_idle)
     : cancel_(options.cancel),
       allocations_(options.allocations),
       n_threads_(options.n_threads),
       folder_(read_model_folder(options.path)),
-      hooks_(options.allocations, options.cancel) {
+      hooks_(options.allocations, options.cancel, hooks_are_idle) {
   const std::string library = find_model_library(options.path, options.model_lib);
   open_tvm(options.runtime_path);
   check_capabilities();

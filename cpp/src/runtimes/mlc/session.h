@@ -18,7 +18,8 @@ namespace melt::mlc {
 class MlcSession final : public Session {
  public:
   /// Checks all that can be checked before memory is taken, then loads. Raises what Runtime::load raises.
-  explicit MlcSession(const ModelOptions& options);
+  /// `hooks_are_idle`: as OpHooks takes it.
+  explicit MlcSession(const ModelOptions& options, bool hooks_are_idle = false);
   ~MlcSession() override;
 
   const ModelInfo& info() const noexcept override { return info_; }
@@ -29,6 +30,8 @@ class MlcSession final : public Session {
   std::int32_t sample() override;
   /// Logits of the last token evaluated, [n_vocab] float32; null if there are none.
   const float* logits() const noexcept;
+  /// For benchmarks.
+  const ModelLibrary& library() const noexcept { return *library_; }
 
  private:
   struct Functions {
