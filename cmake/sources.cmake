@@ -32,6 +32,7 @@ set(MELT_CORE_SOURCES
   cpp/src/runtimes/synthetic.cpp
   cpp/src/sensors/interference.cpp
   cpp/src/sensors/memory_account.cpp
+  cpp/src/sensors/page_map.cpp
   cpp/src/sensors/proc_file.cpp
   cpp/src/sensors/process_memory.cpp
   cpp/src/sensors/sampler.cpp
@@ -43,6 +44,7 @@ set(MELT_CORE_SOURCES
 # The only sources that see ggml.h and llama.h.
 set(MELT_LLAMA_CPP_SOURCES
   cpp/src/runtimes/llama_cpp/attribution.cpp
+  cpp/src/runtimes/llama_cpp/liveness.cpp
   cpp/src/runtimes/llama_cpp/memory_hooks.cpp
   cpp/src/runtimes/llama_cpp/memory_parts.cpp
   cpp/src/runtimes/llama_cpp/op_cost.cpp
@@ -115,6 +117,7 @@ set(MELT_TEST_SOURCES
   cpp/tests/test_fuzz.cpp
   cpp/tests/test_gguf.cpp
   cpp/tests/test_memory.cpp
+  cpp/tests/test_memory_account.cpp
   cpp/tests/test_recorder.cpp
   cpp/tests/test_run.cpp
   cpp/tests/test_sampler.cpp
@@ -123,5 +126,6 @@ set(MELT_TEST_SOURCES
 
 # The only tests that see ggml.h.
 set(MELT_LLAMA_CPP_TEST_SOURCES
+  cpp/tests/test_liveness.cpp
   cpp/tests/test_op_cost.cpp
 )

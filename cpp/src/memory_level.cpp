@@ -31,7 +31,7 @@ std::unique_ptr<Sampler> make_sampler(const LoadedModel& model, MissingChannels&
 MemoryLevel::MemoryLevel(LoadedModel& model, TraceWriter& writer)
     : model_(model),
       writer_(writer),
-      account_(model.allocations(), model.options().path),
+      account_(model.allocations(), model.options().path, model.memory_before_load()),
       sampler_(make_sampler(model, missing_)) {
   write_channels();
   write_metadata();
@@ -110,7 +110,7 @@ void MemoryLevel::write_metadata() {
       .add("wall_seconds", total_.wall_seconds)
       .add("cpu_ratio", share)
       .add("jitter_p95_ns", total_.jitter_p95_ns);
-  const MemoryBaseline before = model_.memory_before_load();
+  const MemoryBaseline& before = model_.memory_before_load().totals;
   JsonObject memory;
   memory.add("rss_before_load_bytes", before.rss_bytes)
       .add("rss_anon_before_load_bytes", before.rss_anon_bytes)

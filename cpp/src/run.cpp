@@ -49,7 +49,7 @@ LoadedModel::LoadedModel(const std::string& runtime_name, ModelOptions options)
   options_.allocations = &allocations_;
   page_cache_ratio_ = melt::page_cache_ratio(options_.path);
   clock_ = runtime_->make_clock(options_);
-  memory_before_load_ = read_memory_baseline();
+  memory_before_load_ = read_memory_before();
   calibration_ = std::make_unique<ClockCalibration>(*clock_);
   start_wall_ns_ =
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();

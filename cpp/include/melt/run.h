@@ -45,7 +45,7 @@ class LoadedModel {
   /// Every buffer of the runtime since the load; releases are in it once the model is unloaded.
   const AllocationLog& allocations() const noexcept { return allocations_; }
   /// What the process held before the load.
-  MemoryBaseline memory_before_load() const noexcept { return memory_before_load_; }
+  const MemoryBefore& memory_before_load() const noexcept { return memory_before_load_; }
   /// Held while a run is under way.
   std::mutex& in_use() noexcept { return in_use_; }
 
@@ -57,7 +57,7 @@ class LoadedModel {
   std::unique_ptr<ClockCalibration> calibration_;
   std::int64_t start_wall_ns_ = 0;
   double page_cache_ratio_ = 0.0;
-  MemoryBaseline memory_before_load_{};
+  MemoryBefore memory_before_load_{};
   std::unique_ptr<Session> session_;
   PhaseRecord load_phase_{};
   PhaseRecord unload_phase_{};

@@ -39,16 +39,16 @@ struct melt_stamp {
   uint32_t last_node;  /* and of its last: the same unless ops were fused */
 };
 
-/* Written by one thread only; emptied between graphs. Small, so that it stays in the L1 cache. */
-struct melt_stamp_ring {
+/* Written by one thread only; emptied between graphs. Small, so that it stays in the L1 cache. A cache line of its own:
+ * no false sharing. */
+struct __attribute__((aligned(64))) melt_stamp_ring {
   struct melt_stamp* stamps;
   uint32_t capacity;
   uint32_t count;   /* stamps of the last graph */
   uint32_t dropped; /* groups of the last graph that found the ring full */
   uint32_t reserved;
-  uint64_t thread_begin;    /* when this thread began the last graph */
-  uint64_t thread_end;      /* thread 0 only: when it was out of the last barrier */
-  uint8_t padding[64 - 40]; /* one cache line per ring: no false sharing */
+  uint64_t thread_begin; /* when this thread began the last graph */
+  uint64_t thread_end;   /* thread 0 only: when it was out of the last barrier */
 };
 
 #endif /* MELT_STAMP_RING_H */

@@ -22,7 +22,7 @@ namespace melt {
 constexpr std::uint8_t kTraceMagic[8] = {0x89, 'M', 'E', 'L', 'T', '\r', '\n', 0x1A};
 constexpr std::uint32_t kChunkMagic = 0x4B4E4843;  // "CHNK"
 constexpr std::uint16_t kTraceMajor = 1;           // a reader refuses a greater major version
-constexpr std::uint16_t kTraceMinor = 0;
+constexpr std::uint16_t kTraceMinor = 1;
 constexpr std::uint32_t kNone = 0xFFFFFFFF;  // "no such row" in any index column
 
 struct FileHeader {
@@ -159,9 +159,10 @@ struct OpDefinition {
   char op_type[32];  // MUL_MAT; fused ops joined by '+'
   char module[16];
   char backend[16];
-  char buffer[32];  // buffer type of the weight, or of the result where there is none
+  char buffer[32];    // buffer type of the weight, or of the result where there is none
+  double live_bytes;  // since 1.1: activations needed while it runs (docs/memory.md); 0 or NaN: not known
 };
-static_assert(sizeof(OpDefinition) == 456);
+static_assert(sizeof(OpDefinition) == 464);
 
 /// One group on one thread. On the main thread (0) the groups of a graph follow each other without overlap.
 struct OpRecord {

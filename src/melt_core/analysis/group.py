@@ -8,6 +8,7 @@ overlap, so the sum of its compute and wait times is the wall time of the graph.
 - compute_ns, wait_ns: summed over all threads, so that together they may exceed wall_ns
 - bytes, flops: of the groups executed, each counted once and not per thread; ops without a formula are left out,
   and a key of which nothing is known has NaN, never 0
+- live_bytes: the most that is needed of activations at any of the key's ops (analysis/liveness.py)
 """
 
 from __future__ import annotations
@@ -92,10 +93,10 @@ class Selection:
 def key_averages(
     trace: Trace, *, group_by: str = "op_type", phase: str | None = None, include_warmup: bool = False
 ) -> Table:
-    """Returns a table `key, count, wall_ns, share, compute_ns, wait_ns, bytes, flops`, the longest first.
+    """Returns a table `key, count, wall_ns, share, compute_ns, wait_ns, bytes, flops, live_bytes`, the longest first.
 
-    Grouped by thread, wall_ns and count are that thread's own, and bytes and flops NaN: a group's bytes belong to
-    all its threads together.
+    Grouped by thread, wall_ns and count are that thread's own, and bytes, flops and live_bytes NaN: a group's bytes
+    belong to all its threads together.
 
     Args:
         trace: The trace.
@@ -165,9 +166,10 @@ def _by_definition(trace: Trace, selection: Selection, field: str) -> Table:
     grouped = Sums(*(_regroup(values, group_of, len(keys)) for values in vars(sums).values()))
     known_bytes = _known_total(sums.count, n_bytes, group_of, len(keys))
     known_flops = _known_total(sums.count, definitions["flops"], group_of, len(keys))
+    live = _known_most(sums.count, definitions["live_bytes"], group_of, len(keys))
     if field == "layer":
-        return _table(keys, grouped, known_bytes, known_flops, missing=-1)
-    return _table(decode_text(keys), grouped, known_bytes, known_flops, missing="")
+        return _table(keys, grouped, known_bytes, known_flops, live, missing=-1)
+    return _table(decode_text(keys), grouped, known_bytes, known_flops, live, missing="")
 
 
 def _regroup(values: Array, group_of: Array, n_groups: int) -> Array:
@@ -182,6 +184,14 @@ def _known_total(count: Array, each: Array, group_of: Array, n_groups: int) -> A
     return np.where(np.bincount(group_of[known], minlength=n_groups) > 0, totals, np.nan)
 
 
+def _known_most(count: Array, each: Array, group_of: Array, n_groups: int) -> Array:
+    """Returns the greatest per group over the definitions that ran and are known (above 0), NaN for groups without."""
+    known = (each > 0) & (count > 0)
+    most = np.zeros(n_groups)
+    np.maximum.at(most, group_of[known], each[known])
+    return np.where(most > 0, most, np.nan)
+
+
 def _by_phase(trace: Trace, selection: Selection) -> Table:
     definitions = trace.records(ChunkKind.OP_DEFINITIONS)
     n_bytes = definitions["bytes_read"] + definitions["bytes_written"]
@@ -193,7 +203,8 @@ def _by_phase(trace: Trace, selection: Selection) -> Table:
         _known_total(sums.count, np.repeat(each, _N_PHASES), group_of, _N_PHASES)
         for each in (n_bytes, definitions["flops"])
     ]
-    return _table(names_of(Phase), grouped, *totals, missing="")
+    live = _known_most(sums.count, np.repeat(definitions["live_bytes"], _N_PHASES), group_of, _N_PHASES)
+    return _table(names_of(Phase), grouped, *totals, live, missing="")
 
 
 def _by_thread(trace: Trace, selection: Selection) -> Table:
@@ -202,10 +213,10 @@ def _by_thread(trace: Trace, selection: Selection) -> Table:
     code_of_thread[threads] = np.arange(len(threads))
     sums = _summed(trace, selection, len(threads), lambda block, _: code_of_thread[block["thread"]], each_is_main=True)
     unknown = np.full(len(threads), np.nan)
-    return _table(np.array(threads, np.uint16), sums, unknown, unknown, missing=None)
+    return _table(np.array(threads, np.uint16), sums, unknown, unknown, unknown, missing=None)
 
 
-def _table(keys: Array, sums: Sums, n_bytes: Array, flops: Array, *, missing: Any) -> Table:
+def _table(keys: Array, sums: Sums, n_bytes: Array, flops: Array, live: Array, *, missing: Any) -> Table:
     total_ns = float(sums.wall_ns.sum())
     seen = (sums.count > 0) | (sums.compute_ns != 0) | (sums.wait_ns != 0)
     shown = np.flatnonzero(seen)
@@ -220,6 +231,7 @@ def _table(keys: Array, sums: Sums, n_bytes: Array, flops: Array, *, missing: An
         "wait_ns": sums.wait_ns,
         "bytes": n_bytes,
         "flops": flops,
+        "live_bytes": live,
     }
     arrays = {name: values[shown] for name, values in columns.items()}
     for name in ("wall_ns", "compute_ns", "wait_ns"):

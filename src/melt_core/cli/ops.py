@@ -18,7 +18,7 @@ def add_parser(subparsers: Any) -> None:
         "ops",
         help="where the time went, by op type, layer, module, ...",
         description="Groups the ops of the measured runs. wall: compute + wait on the main thread; compute and wait: "
-        "over all threads.",
+        "over all threads; live: the most that is needed of activations at any of the ops.",
     )
     parser.add_argument("trace", metavar="T.melt", help="a trace")
     parser.add_argument("--by", choices=_KEYS, default="op_type", help="what to group by (default: op_type)")
@@ -41,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json((table if args.top is None else table.head(args.top)).to_dicts())
         return 0
+    from melt_core.report.activations import activation_lines
     from melt_core.report.text import format_table
 
     print(format_table(table, max_rows=args.top or _TEXT_ROWS))
+    print("\n".join(activation_lines(trace)))
     return 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from melt_core.analysis.group import key_averages
+from melt_core.analysis.memory import has_memory
 from melt_core.analysis.stats import Stat
 from melt_core.analysis.summary import Summary, run_series, summarize
 from melt_core.analysis.views import layer_times, n_steps, token_timeline, top_ops
@@ -18,6 +19,7 @@ from melt_core.report import _charts as charts
 from melt_core.report import human
 from melt_core.report._charts import Bar, Palette, esc
 from melt_core.report._memory import memory_body
+from melt_core.report.activations import activations_body
 from melt_core.trace.format import Phase
 from melt_core.trace.metadata import number
 
@@ -289,9 +291,12 @@ def _slowest(subject: Subject) -> str:
 
 
 def _memory(subject: Subject) -> str:
-    body = memory_body(subject.trace)
-    note = "After the last run. Bytes: reserved; resident: in RAM. What no row explains is unaccounted."
-    return section("Where the memory went", note, body) if body else ""
+    if has_memory(subject.trace):
+        note = "After the last run. Bytes: reserved; resident: in RAM. What no row explains is unaccounted."
+        return section("Where the memory went", note, memory_body(subject.trace))
+    body = activations_body(subject.trace)
+    note = "What is needed of the compute buffer at each op. Profile with the level memory for the whole process."
+    return section("Live activations", note, body) if body else ""
 
 
 def flatten(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """Chrome's JSON trace format, for ui.perfetto.dev (open the file there; nothing is uploaded) or chrome://tracing.
 
-One process per trace; tracks: phases, tokens, one per thread, and counters of level memory. Events are complete ("X"),
-times in us since the trace began. A wait at a barrier is a slice of its own, behind the op that waits.
+One process per trace; tracks: phases, tokens, one per thread, counters of level memory, live activations op by op.
+Events are complete ("X"), times in us since the trace began. A wait at a barrier is a slice of its own, behind the op
+that waits.
 Format: "Trace Event Format", https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 """
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from melt_core.trace.trace import Trace
 
 _PID = 1
+_LIVE = "activations/live [B]"
 _PHASES, _TOKENS, _FIRST_THREAD = 1, 2, 10
 
 
@@ -115,12 +117,16 @@ def _counter(name: str, time_ns: int, value: float) -> str:
 
 def _op_events(table: Table) -> Iterator[str]:
     known: dict[Any, tuple[str, str]] = {}
+    live: float | None = None
     for row in table:
         key = row[7:]  # all that the op definition says, and nothing of this one execution
         if key not in known:
             known[key] = (json.dumps(row.op or "?"), _op_args(row))
         name, args = known[key]
         tid = _FIRST_THREAD + row.thread
+        if row.thread == 0 and row.live_bytes is not None and row.live_bytes != live:
+            live = row.live_bytes
+            yield _counter(_LIVE, row.start_ns, live)
         yield _slice(tid, name, "op", row.start_ns, row.compute_ns, args)
         if row.wait_ns > 0:
             yield _slice(tid, '"wait"', "wait", row.start_ns + row.compute_ns, row.wait_ns, "{}")
@@ -131,7 +137,7 @@ def _op_args(row: Any) -> str:
         name: getattr(row, name)
         for name in ("op_type", "layer", "module", "backend", "buffer", "dtype", "shape", "n_fused")
     }
-    args |= {"bytes_read": row.bytes_read, "bytes_written": row.bytes_written, "flops": row.flops}
+    args |= {name: getattr(row, name) for name in ("bytes_read", "bytes_written", "flops", "live_bytes")}
     finite = {name: value for name, value in args.items() if value is not None and value not in _INFINITE}
     return json.dumps(finite, allow_nan=False)
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 TRACE_MAGIC: Final = b"\x89MELT\r\n\x1a"
 CHUNK_MAGIC: Final = b"CHNK"
 TRACE_MAJOR: Final = 1
-TRACE_MINOR: Final = 0
+TRACE_MINOR: Final = 1
 #: "No such row" in any index column.
 NONE: Final = 0xFFFFFFFF
 
@@ -196,6 +196,7 @@ OP_DEFINITION: Final = np.dtype(
         ("module", "S16"),
         ("backend", "S16"),
         ("buffer", "S32"),
+        ("live_bytes", "<f8"),
     ]
 )
 
@@ -270,7 +271,7 @@ def lost_records(kind: int, count: int) -> NDArray[Any]:
     for name in ("run", "token", "topology"):
         if name in (rows.dtype.names or ()):
             rows[name] = NONE
-    for name in ("flops", "bytes_read", "bytes_written", "peak_rss_bytes"):
+    for name in ("flops", "bytes_read", "bytes_written", "live_bytes", "peak_rss_bytes"):
         if name in (rows.dtype.names or ()):
             rows[name] = np.nan
     if kind == ChunkKind.OP_DEFINITIONS:

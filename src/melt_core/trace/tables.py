@@ -130,10 +130,15 @@ def op_definitions(trace: Trace) -> Table:
         columns[name] = DerivedColumn(column, decode_text, "") if is_text else column
     columns["shape"] = DerivedColumn(FieldColumn((records,), "shape"), shape_text)
     columns |= _fields((records,), "src_shape", "n_fused", "bytes_read", "bytes_written", "flops")
+    columns["live_bytes"] = DerivedColumn(FieldColumn((records,), "live_bytes"), _positive)
     columns["src_dtype"] = DerivedColumn(FieldColumn((records,), "src_dtype"), _joined_text)
     columns["src_shape"] = DerivedColumn(FieldColumn((records,), "src_shape"), _joined_shapes)
     parts = trace.chunks(ChunkKind.OP_DEFINITIONS)
     return Table(columns, len(records), parts[0] if len(parts) == 1 else None)
+
+
+def _positive(column: Records) -> Records:
+    return np.where(column > 0, column, np.nan)
 
 
 def _joined_text(column: Records) -> Records:
@@ -204,6 +209,6 @@ def ops(trace: Trace) -> Table:
     columns["op"] = LookupColumn(op, definitions["op"], "")
     for name in ("op_type", "layer", "module", "backend", "buffer", "dtype", "shape"):
         columns[name] = LookupColumn(op, definitions[name], -1 if name == "layer" else "")
-    for name in ("n_fused", "bytes_read", "bytes_written", "flops"):
+    for name in ("n_fused", "bytes_read", "bytes_written", "flops", "live_bytes"):
         columns[name] = LookupColumn(op, definitions[name])
     return _table(parts, columns)

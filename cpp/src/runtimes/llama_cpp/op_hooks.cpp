@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "attribution.h"
+#include "liveness.h"
 #include "op_cost.h"
 
 namespace melt::llama_cpp {
@@ -71,14 +72,15 @@ void OpHooks::on_graph_begin(void* user, const ggml_cgraph* graph) {
 }
 
 void OpHooks::on_graph_end(void* user, int n_threads, int aborted) {
-  const std::uint64_t end = melt_ticks();
   OpHooks& self = *static_cast<OpHooks*>(user);
-  self.recorder_->graph_end(static_cast<unsigned>(n_threads), self.hook_.begin_ticks, end, aborted != 0);
+  self.recorder_->graph_end(static_cast<unsigned>(n_threads), self.hook_.begin_ticks, self.hook_.end_ticks,
+                            aborted != 0);
 }
 
 std::vector<OpDefinition> OpHooks::describe(std::uint32_t slot, const std::vector<NodeRange>& groups) const {
   const Topology topology = topologies_.at(slot);
   const std::vector<Attribution> attributions = attribute(topology);
+  const std::vector<double> live_bytes = live_activation_bytes(topology);
   std::unordered_map<std::uint32_t, std::uint32_t> row_of_index;
   for (std::uint32_t i = 0; i < topology.n_nodes; ++i)
     row_of_index[topology.nodes[i].index] = i;
@@ -98,6 +100,7 @@ std::vector<OpDefinition> OpHooks::describe(std::uint32_t slot, const std::vecto
       add_to_group(cost, node, topology.sources(node), before);
       op_type += (op_type.empty() ? "" : "+") + op_type_of(node);
       ++definition.n_fused;
+      definition.live_bytes = std::max(definition.live_bytes, live_bytes[found->second]);
       before = &node;
     }
     const CapturedNode& first_node = topology.nodes[row_of_index.at(first)];
