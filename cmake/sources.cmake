@@ -93,6 +93,31 @@ set(MELT_AGENT_SOURCES
   cpp/agent/work_dir.cpp
 )
 
+# The only sources that see TVM's headers.
+set(MELT_MLC_SOURCES
+  cpp/src/runtimes/mlc/attribution.cpp
+  cpp/src/runtimes/mlc/calls.cpp
+  cpp/src/runtimes/mlc/capabilities.cpp
+  cpp/src/runtimes/mlc/ffi.cpp
+  cpp/src/runtimes/mlc/ffi_library.cpp
+  cpp/src/runtimes/mlc/kernel_names.cpp
+  cpp/src/runtimes/mlc/library_file.cpp
+  cpp/src/runtimes/mlc/md5.cpp
+  cpp/src/runtimes/mlc/memory_parts.cpp
+  cpp/src/runtimes/mlc/model_folder.cpp
+  cpp/src/runtimes/mlc/model_library.cpp
+  cpp/src/runtimes/mlc/op_cost.cpp
+  cpp/src/runtimes/mlc/op_definitions.cpp
+  cpp/src/runtimes/mlc/op_hooks.cpp
+  cpp/src/runtimes/mlc/runtime.cpp
+  cpp/src/runtimes/mlc/sampler.cpp
+  cpp/src/runtimes/mlc/session.cpp
+  cpp/src/runtimes/mlc/storage_log.cpp
+  cpp/src/runtimes/mlc/text.cpp
+  cpp/src/runtimes/mlc/threads.cpp
+  cpp/src/runtimes/mlc/weights.cpp
+)
+
 set(MELT_BINDING_SOURCES
   cpp/bindings/module.cpp
   cpp/bindings/bind_ceilings.cpp
@@ -104,6 +129,7 @@ set(MELT_BINDING_SOURCES
   cpp/bindings/bind_sessions.cpp
   cpp/bindings/bind_trace_format.cpp
   cpp/bindings/interrupt.cpp
+  cpp/bindings/py_text.cpp
 )
 
 set(MELT_TEST_SOURCES

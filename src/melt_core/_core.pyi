@@ -151,7 +151,7 @@ class Session:
     """
     Loaded model + context + KV cache. One run at a time.
     """
-    def __init__(self, runtime: str, path: bytes, *, n_ctx: typing.SupportsInt | typing.SupportsIndex, n_batch: typing.SupportsInt | typing.SupportsIndex, n_ubatch: typing.SupportsInt | typing.SupportsIndex, n_threads: typing.SupportsInt | typing.SupportsIndex, use_mmap: bool, check_tensors: bool, repack: bool, kv_type: str, on_progress: collections.abc.Callable[[float], None] | None) -> None:
+    def __init__(self, runtime: str, path: bytes, *, n_ctx: typing.SupportsInt | typing.SupportsIndex, n_batch: typing.SupportsInt | typing.SupportsIndex, n_ubatch: typing.SupportsInt | typing.SupportsIndex, n_threads: typing.SupportsInt | typing.SupportsIndex, use_mmap: bool, check_tensors: bool, repack: bool, kv_type: str, runtime_path: str, model_lib: str, text: typing.Any, on_progress: collections.abc.Callable[[float], None] | None) -> None:
         ...
     def cancel(self) -> None:
         """

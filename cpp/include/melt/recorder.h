@@ -86,6 +86,8 @@ class OpRecorder {
   void set_token(std::uint32_t token) noexcept { token_ = token; }
   /// Empties the rings. Call before any thread stamps.
   void graph_begin(std::uint32_t topology) noexcept;
+  /// For a runtime that knows only in the end which topology it was: replaces what graph_begin() was given.
+  void set_topology(std::uint32_t topology) noexcept { current_.topology = topology; }
   /// Moves the rings of `n_threads` threads to the log. Call after the last barrier, with the time from which thread 0
   /// computed, as its caller saw it, and the time at which it returned.
   void graph_end(unsigned n_threads, std::uint64_t begin_ticks, std::uint64_t end_ticks, bool aborted) noexcept;
