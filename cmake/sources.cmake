@@ -78,6 +78,7 @@ set(MELT_TEST_SOURCES
   cpp/tests/test_recorder.cpp
   cpp/tests/test_run.cpp
   cpp/tests/test_sampler.cpp
+  cpp/tests/test_switches.cpp
   cpp/tests/test_trace.cpp
 )
 
