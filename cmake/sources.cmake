@@ -154,6 +154,7 @@ set(MELT_TEST_SOURCES
   cpp/tests/test_screening.cpp
   cpp/tests/test_sensors.cpp
   cpp/tests/test_sha256.cpp
+  cpp/tests/test_switches.cpp
   cpp/tests/test_trace.cpp
 )
 
