@@ -1,6 +1,6 @@
 """Makes a folder with an arm64 Linux userland for emulation: C library, Python with headers, NumPy, psutil.
 
-    python tools/arm64_root.py            makes it in the cache if it is not there, prints its path
+    python tools/arm64_root.py [--if-made]    makes it in the cache if it is not there, prints its path
 
 Data path: Debian's archive -> apt (lists of its own, so that nothing of this system changes) -> dpkg -x -> the folder;
 PyPI -> pip (wheels for aarch64) -> its site-packages. Needs Debian or Ubuntu with apt-get and dpkg; no root.
@@ -22,16 +22,24 @@ WHEELS = ("numpy", "psutil")
 VERSION = 1  # of what this file makes
 
 
+def made_root() -> Path:
+    """Returns where the folder is, or would be."""
+    path: Path = pypi.cache_dir() / "arm64" / f"root-{VERSION}"
+    return path
+
+
 def arm64_root() -> Path:
     """Returns the folder, made if it is not there.
 
     Raises:
         ThirdPartyError: A tool is missing, or the archive cannot be reached.
     """
+    root = made_root()
+    if root.is_dir():
+        return root
     missing = [tool for tool in ("apt-get", "dpkg") if shutil.which(tool) is None]
     if missing:
         raise ThirdPartyError(f"no {' and no '.join(missing)} here: an arm64 userland is made from Debian's packages")
-    root: Path = pypi.cache_dir() / "arm64" / f"root-{VERSION}"
     with locked(root):
         if not root.is_dir():
             say("fetching an arm64 userland")
@@ -106,8 +114,17 @@ def _run(command: list[str]) -> None:
         raise ThirdPartyError(f"`{' '.join(command[:2])} ...` failed with exit code {done.returncode}:\n{tail}")
 
 
+def main(arguments: list[str]) -> int:
+    """Prints the folder's path; with --if-made, fails where it would have to be made."""
+    if arguments == ["--if-made"] and not made_root().is_dir():
+        print("arm64_root: no arm64 userland here: run `python tools/arm64_root.py`", file=sys.stderr)
+        return 1
+    print(arm64_root())
+    return 0
+
+
 if __name__ == "__main__":
     try:
-        print(arm64_root())
+        sys.exit(main(sys.argv[1:]))
     except ThirdPartyError as error:
         sys.exit(f"arm64_root: {error}")
