@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <time.h>
 
+#if defined(__linux__)
+#include <sys/prctl.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -20,6 +24,21 @@ std::int64_t cpu_ns() noexcept {
   return static_cast<std::int64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
 }
 
+/// A source that may be read no more often than this may be a dear one: how long it rests after a reading then follows
+/// from what the reading took, so that page tables of gigabytes do not cost more than those of megabytes.
+constexpr double kDearBelowHz = 10.0;
+constexpr std::int64_t kRestFactor = 1000;  // 0.1 % of one core
+
+/// Lets the calling thread wake with a timer tick that comes anyway, up to 0.4 periods late: less than half as dear for
+/// those that compute on all cores as an interrupt of its own (benchmarks/bench_sampler.py, which tries others too).
+void wake_with_others(std::int64_t period_ns) noexcept {
+#if defined(__linux__)
+  prctl(PR_SET_TIMERSLACK, static_cast<unsigned long>(period_ns / 5 * 2), 0, 0, 0);
+#else
+  (void)period_ns;
+#endif
+}
+
 struct Row {
   std::uint64_t ticks;
   std::uint32_t source;
@@ -30,28 +49,35 @@ struct Row {
 
 class Sampler::Impl {
  public:
-  Impl(const Clock& clock, std::vector<std::unique_ptr<SensorSource>> sources, double rate_hz, std::size_t max_rows)
+  Impl(const Clock& clock, std::vector<std::unique_ptr<SensorSource>> sources, double rate_hz, std::size_t max_rows,
+       const std::vector<double>& rates_hz)
       : clock_(clock),
         sources_(std::move(sources)),
         period_ns_(static_cast<std::int64_t>(1e9 / rate_hz)),
         max_rows_(max_rows) {
-    for (const auto& source : sources_) {
-      every_.push_back(std::max(1L, std::lround(rate_hz / std::min(rate_hz, source->max_rate_hz()))));
-      widest_ = std::max(widest_, source->channels().size());
+    double rows_per_tick = 0, values_per_tick = 0;
+    for (std::size_t i = 0; i < sources_.size(); ++i) {
+      const double wanted_hz = std::min(i < rates_hz.size() ? rates_hz[i] : rate_hz, rate_hz);
+      every_.push_back(std::max(1L, std::lround(rate_hz / std::min(wanted_hz, sources_[i]->max_rate_hz()))));
+      rows_per_tick += 1.0 / static_cast<double>(every_[i]);
+      values_per_tick += static_cast<double>(sources_[i]->channels().size()) / static_cast<double>(every_[i]);
+      widest_ = std::max(widest_, sources_[i]->channels().size());
     }
-    rows_.reserve(max_rows_);
-    values_.resize(max_rows_ * widest_);  // written here: no page fault in the run
-    lateness_.reserve(max_rows_);
+    rests_until_.resize(sources_.size());
+    const double per_row = rows_per_tick > 0 ? values_per_tick / rows_per_tick : 0;
+    rows_.resize(max_rows_);  // written here, as the values are: no page fault in the run
+    values_.resize(static_cast<std::size_t>(std::ceil(static_cast<double>(max_rows_) * per_row)) + 2 * widest_ + 1);
+    lateness_.resize(max_rows_);
   }
 
   ~Impl() { stop(); }
 
   void start() {
     stop();
-    rows_.clear();
-    lateness_.clear();
+    n_rows_ = n_values_ = n_waits_ = 0;
     report_ = {};
     ending_ = false;
+    std::fill(rests_until_.begin(), rests_until_.end(), 0);
     read_due(0);
     thread_ = std::thread([this] { work(); });
   }
@@ -66,23 +92,25 @@ class Sampler::Impl {
     wake_.notify_one();
     thread_.join();
     read_due(0);
-    report_.n_rows = rows_.size();
-    if (!lateness_.empty()) {
-      const auto p95 = lateness_.begin() + static_cast<std::ptrdiff_t>((lateness_.size() - 1) * 95 / 100);
-      std::nth_element(lateness_.begin(), p95, lateness_.end());
+    report_.n_rows = n_rows_;
+    if (n_waits_ != 0) {
+      const auto end = lateness_.begin() + static_cast<std::ptrdiff_t>(n_waits_);
+      const auto p95 = lateness_.begin() + static_cast<std::ptrdiff_t>((n_waits_ - 1) * 95 / 100);
+      std::nth_element(lateness_.begin(), p95, end);
       report_.jitter_p95_ns = *p95;
     }
   }
 
   const std::vector<std::unique_ptr<SensorSource>>& sources() const noexcept { return sources_; }
   const SamplerReport& report() const noexcept { return report_; }
-  std::size_t n_rows() const noexcept { return rows_.size(); }
+  std::size_t n_rows() const noexcept { return n_rows_; }
   SampleRow row(std::size_t i) const noexcept { return {rows_[i].ticks, rows_[i].source, &values_[rows_[i].offset]}; }
 
  private:
   using SteadyTime = std::chrono::time_point<std::chrono::steady_clock>;
 
   void work() noexcept {
+    wake_with_others(period_ns_);
     const std::int64_t cpu_begin = cpu_ns();
     const SteadyTime begin = std::chrono::steady_clock::now();
     const std::chrono::nanoseconds period(period_ns_);
@@ -107,24 +135,31 @@ class Sampler::Impl {
     std::unique_lock<std::mutex> lock(mutex_);
     if (wake_.wait_until(lock, deadline, [this] { return ending_; }))
       return true;
-    if (lateness_.size() < lateness_.capacity()) {
-      lateness_.push_back(
-          std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - deadline).count());
+    if (n_waits_ < lateness_.size()) {
+      lateness_[n_waits_++] =
+          std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - deadline).count();
     }
     return false;
   }
 
   void read_due(long tick) noexcept {
     for (std::size_t i = 0; i < sources_.size(); ++i) {
-      if (tick % every_[i] != 0)
+      const bool is_dear = tick > 0 && sources_[i]->max_rate_hz() < kDearBelowHz;
+      const std::int64_t begin = is_dear ? clock_.steady_ns() : 0;
+      if (tick % every_[i] != 0 || begin < rests_until_[i])
         continue;
-      if (rows_.size() == max_rows_) {
+      const std::size_t width = sources_[i]->channels().size();
+      if (n_rows_ == max_rows_ || n_values_ + width > values_.size()) {
         ++report_.n_dropped;
         continue;
       }
-      const std::size_t offset = rows_.size() * widest_;
-      sources_[i]->read(&values_[offset]);
-      rows_.push_back({clock_.ticks(), static_cast<std::uint32_t>(i), offset});
+      const std::uint64_t before = clock_.ticks();
+      sources_[i]->read(&values_[n_values_]);
+      const std::uint64_t took = clock_.ticks() - before;
+      rows_[n_rows_++] = {before + took / 2, static_cast<std::uint32_t>(i), n_values_};
+      n_values_ += width;
+      if (is_dear)
+        rests_until_[i] = begin + (clock_.steady_ns() - begin) * kRestFactor;
     }
   }
 
@@ -134,9 +169,11 @@ class Sampler::Impl {
   std::size_t max_rows_;
   std::size_t widest_ = 1;
   std::vector<long> every_;
-  std::vector<Row> rows_;
-  std::vector<double> values_;
-  std::vector<double> lateness_;
+  std::vector<std::int64_t> rests_until_;  // steady ns
+  std::vector<Row> rows_;                  // n_rows_ of them are filled
+  std::vector<double> values_;             // n_values_
+  std::vector<double> lateness_;           // n_waits_, in ns
+  std::size_t n_rows_ = 0, n_values_ = 0, n_waits_ = 0;
   SamplerReport report_;
   std::thread thread_;
   std::mutex mutex_;
@@ -145,8 +182,8 @@ class Sampler::Impl {
 };
 
 Sampler::Sampler(const Clock& clock, std::vector<std::unique_ptr<SensorSource>> sources, double rate_hz,
-                 std::size_t max_rows)
-    : impl_(std::make_unique<Impl>(clock, std::move(sources), rate_hz, max_rows)) {}
+                 std::size_t max_rows, const std::vector<double>& rates_hz)
+    : impl_(std::make_unique<Impl>(clock, std::move(sources), rate_hz, max_rows, rates_hz)) {}
 
 Sampler::~Sampler() = default;
 
