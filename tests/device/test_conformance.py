@@ -16,7 +16,7 @@ CONTENT = bytes(range(256)) * 9000 + b"the end"  # 2.3 MB: more than one chunk, 
 
 #: What a shell, an option parser or a line-based listing could trip over.
 HOSTILE_NAMES = [
-    "-rf a'b\"c; touch PWNED; $(touch PWNED) `touch PWNED` && | > <\n\\ \\\\ * ? [a-z] ~ a=b # ! %s%n \t\x1b[31m\N{SNOWMAN} ",
+    "-rf a'b\"c;touch PWNED;$(touch PWNED) `touch PWNED` && | > <\n\\ \\\\ * ? [a-z] ~ # ! %s%n \t\x1b[31m\N{SNOWMAN} ",
     "--help",
     "*",
     "~root",

@@ -21,8 +21,9 @@ ANDROID_ROOT=/system ANDROID_DATA=/data TMPDIR=/data/local/tmp QEMU_CPU="$2" \
 """
 _ENTER_BOARD = """#!/bin/sh
 # What sshd runs for every session, whatever the client asked for.
-cd / && exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root QEMU_CPU={cpu} \
-chroot {root} /bin/sh -c "cd /root; $SSH_ORIGINAL_COMMAND"
+cd / && exec unshare --mount sh -c 'mount -t proc proc "$1/proc" && mount --rbind /dev "$1/dev" && \
+exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root QEMU_CPU="$2" chroot "$1" /bin/sh -c "cd /root; $3"' \
+enter '{root}' '{cpu}' "$SSH_ORIGINAL_COMMAND"
 """
 _SSHD_CONFIG = """ListenAddress 127.0.0.1
 Port {port}
