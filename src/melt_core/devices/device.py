@@ -185,9 +185,13 @@ class Device:
         remote, digest, size = self._brought(model, measurement, tell)
         request = {**measurement.request, "model": remote}
         for entry in self._journal.entries():
-            if entry.asks_the_same(self.uri, request):
-                tell({"event": "resume", "run": entry.run})
-                return self._finish(replace(entry, output=absolute(output)), measurement, on_event)
+            if not entry.asks_the_same(self.uri, request):
+                continue
+            if not self._run_of(agent, entry, measurement, None).exists():
+                self._journal.remove(entry.run)
+                continue
+            tell({"event": "resume", "run": entry.run})
+            return self._finish(replace(entry, output=absolute(output)), measurement, on_event)
         with self._leased():
             gates = self._judged(measurement.limits, size, tell)
             entry = Entry(
