@@ -243,7 +243,7 @@ def test_pull_goes_on_where_it_stopped(transport: Transport, tmp_path: Path) -> 
 def test_damaged_parts_are_found_and_removed(transport: Transport, tmp_path: Path) -> None:
     # GIVEN parts on both sides whose bytes are not those of the file
     digest = hashlib.sha256(CONTENT).hexdigest()
-    transport.push(source(tmp_path, b"\0" * 1000), RemotePath.of(f"x.{digest[:16]}.part"))
+    transport.push(source(tmp_path, b"\0" * 100_000), RemotePath.of(f"x.{digest[:16]}.part"))
     path = source(tmp_path)
     # WHEN a transfer goes on from there, THEN the hash tells, and the next one begins anew
     with pytest.raises(TransientDeviceError, match="arrived damaged"):

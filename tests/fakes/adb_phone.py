@@ -45,6 +45,7 @@ class AdbServerProcess:
             "HOME": str(self._home),
             "ANDROID_ADB_SERVER_PORT": str(self.port),
             "ADB_MDNS_AUTO_CONNECT": "0",
+            "ADB_LIBUSB": "0",  # a server without it is there at once
             "ADB_LOCAL_TRANSPORT_MAX_PORT": "5553",  # no look at the ports of emulators
         }
 

@@ -24,7 +24,7 @@ from fakes import adbd_shell, adbd_sync
 _HEADER = struct.Struct("<6I")
 _VERSION = 0x01000001  # from this one on, checksums are not looked at
 _MAX_DATA = 1 << 20
-_TOKEN = 1
+_TOKEN, _SIGNATURE = 1, 2
 _FEATURES = "shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
 
 T = TypeVar("T")
@@ -169,8 +169,10 @@ class Link:
     async def _handle(self, command: int, arg0: int, arg1: int, data: bytes) -> None:
         if command == CNXN:
             await self._greet()
-        elif command == AUTH and self._daemon.faults.state == "unauthorized":
-            await self.send(AUTH, _TOKEN, 0, os.urandom(20))  # no key will do
+        elif command == AUTH and arg0 == _SIGNATURE and self._daemon.faults.state == "unauthorized":
+            await self.send(
+                AUTH, _TOKEN, 0, os.urandom(20)
+            )  # this key will not do; when offered a new one, ask the user
         elif command == OPEN:
             self._open(arg0, data)
         elif arg1 in self._streams:

@@ -27,6 +27,7 @@ class SshServer:
         self.folder = folder
         self.home = home
         self.port = 0
+        self.before_each = ""  # what the login shell's start files do
         self.groups: set[int] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -44,10 +45,10 @@ class SshServer:
         (self.folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {host_key}")
 
     def stop(self) -> None:
-        self._call(self._close())
-        for group in self.groups:
+        for group in list(self.groups):  # what a cut network left running
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
+        self._call(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
@@ -73,7 +74,7 @@ class SshServer:
         child = await asyncio.create_subprocess_exec(
             "/bin/sh",
             "-c",
-            process.command or "",
+            self.before_each + (process.command or ""),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -99,6 +100,8 @@ class SshServer:
         if self._server is not None:
             self._server.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        if tasks:
+            await asyncio.wait(tasks, timeout=5.0)  # so that each command's pipes are closed
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

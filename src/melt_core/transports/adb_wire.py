@@ -1,6 +1,6 @@
 """What this package says to an adb server: which devices there are, and a shell of one of them.
 
-    host:devices-l                    4 hex digits of length, then a line per device
+    host:devices, host:devices-l      4 hex digits of length, then a line per device
     host:transport:SERIAL             OKAY or FAIL; from there on the connection belongs to the device
     shell,v2,raw:LINE                 OKAY; then packets, both ways: 1 byte kind, 4 bytes length (little endian), data
 
@@ -120,8 +120,11 @@ def list_adb_devices(server: AdbServer | None = None, *, timeout_s: float = 10.0
         TransientDeviceError: No adb server answers.
         MissingExtraError: adbutils is not installed.
     """
-    text = (server or AdbServer.of_environment()).ask("host:devices-l", timeout_s)
-    return tuple(_device_of(line) for line in text.splitlines() if line.strip())
+    asked = server or AdbServer.of_environment()
+    # The short form is a table; the long one pads with blanks, which a serial may hold itself.
+    listed = [line.split("\t") for line in asked.ask("host:devices", timeout_s).splitlines()]
+    details = asked.ask("host:devices-l", timeout_s).splitlines() if listed else []
+    return tuple(_device_of(fields[0], fields[1], details) for fields in listed if len(fields) == 2)
 
 
 def open_shell(server: AdbServer, serial: str, line: str, timeout_s: float) -> socket.socket:
@@ -181,9 +184,9 @@ def check_serial(serial: str) -> str:
     """Returns the serial if it can be one.
 
     Raises:
-        InvalidArgumentError: It is empty, long, or holds what no serial does (control characters, whitespace).
+        InvalidArgumentError: It is empty, long, or holds what no serial does, such as control characters.
     """
-    if not serial or len(serial) > _MAX_SERIAL_CHARS or any(not c.isprintable() or c.isspace() for c in serial):
+    if not 0 < len(serial) <= _MAX_SERIAL_CHARS or not serial.isprintable() or serial != serial.strip():
         raise InvalidArgumentError(f"{serial[:80]!r} is no serial of a device: `adb devices` lists them")
     return serial
 
@@ -196,11 +199,10 @@ def _client(server: AdbServer) -> AdbClient:
     return adbutils.AdbClient(host=server.host, port=server.port)
 
 
-def _device_of(line: str) -> AdbDevice:
-    # "SERIAL   STATE usb:1-1 product:x model:y device:z transport_id:1"; a state may be "no permissions (...)".
-    serial, _, rest = line.partition(" ")
-    fields = dict(re.findall(r"\b(product|model):(\S+)", rest))
-    state = re.split(r"\s+(?=\S+:)", rest.strip())[0]
+def _device_of(serial: str, state: str, details: list[str]) -> AdbDevice:
+    # "SERIAL   STATE usb:1-1 product:x model:y device:z transport_id:1"
+    line = next((line for line in details if line.startswith(f"{serial} ")), "")
+    fields = dict(re.findall(r"\b(product|model):(\S+)", line[len(serial) :]))
     return AdbDevice(serial, state, fields.get("model"), fields.get("product"))
 
 

@@ -1,9 +1,9 @@
 """Push and pull over a device's shell: resumed after an interruption, and right by their hash.
 
-    push   hash here -> what is there already? -> append the rest to NAME.HASH.part -> hash there -> rename
+    push   hash here -> what is there already? -> write the rest to NAME.HASH.part -> hash there -> rename
     pull   size and hash there -> what is here already? -> append the rest to NAME.HASH.part -> hash here -> rename
 
-The name of the part file holds the content's hash, so that nothing is ever appended to another file's beginning.
+The name of the part file holds the content's hash, so that nothing is ever written after another file's beginning.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from melt_core.transports.shell import ShellTransport
 
 _CHUNK_BYTES = 1 << 20
-_HASH_CHARS = 64
+_PROBE_KEYS = ("whole", "hash", "part")
 SMALL_REPLY_BYTES = 64 << 10
 
 #: size of $1; its hash if the size is $3 or $3 is empty; size of $2.
@@ -38,7 +39,11 @@ if [ -f "$1" ]; then
   fi
 fi
 if [ -n "$2" ] && [ -f "$2" ]; then echo "part $(size_of "$2")"; fi"""
-_APPEND = 'LC_ALL=C; export LC_ALL; mkdir -p "$2" && exec cat >> "$1"'
+#: Writes from block $3 on, over what is there: the same bytes, if a writer that a cut cable left behind still writes.
+#: (Appending would put its last bytes behind ours.)
+_WRITE_FROM = """LC_ALL=C; export LC_ALL
+mkdir -p "$2" && exec 1<>"$1" && dd bs=65536 seek="$3" count=0 conv=notrunc </dev/null 2>/dev/null && exec cat"""
+_BLOCK_BYTES = 65536
 _READ_FROM = 'exec tail -c "+$2" "$1"'
 _HASH = 'exec sha256sum < "$1"'
 _READ = 'exec cat "$1"'
@@ -70,8 +75,9 @@ def push(
         if begin > size:
             _script(transport, deadline, _REMOVE, part_path)
             begin = 0
+        begin -= begin % _BLOCK_BYTES
         file.seek(begin)
-        _append(transport, file, (part_path, transport.resolve(part.parent)), begin, size, deadline, on_progress)
+        _send(transport, file, (part_path, transport.resolve(part.parent)), begin, size, deadline, on_progress)
         _check_pushed(transport, deadline, file, source, part_path, digest)
         _place(transport, deadline, part_path, whole_path, executable=executable)
     return Transfer(target, size, digest, size - begin, begin)
@@ -190,8 +196,8 @@ def _probe(transport: ShellTransport, deadline: Deadline, whole: str, part: str,
     for line in result.stdout.decode("ascii", "replace").splitlines():
         key, _, value = line.partition(" ")
         value = value.strip().split(" ")[0]
-        known = key in ("whole", "part") and value.isdecimal() and len(value) < 20
-        if not known and not (key == "hash" and len(value) == _HASH_CHARS):
+        # What is taken over from here names a local file: nothing but digits gets through.
+        if not re.fullmatch(r"[0-9a-f]{64}" if key == "hash" else r"[0-9]{1,19}", value) or key not in _PROBE_KEYS:
             raise DeviceError(f"{transport.uri} answered {line[:80]!r} when asked for the size of {whole}")
         found[key] = value
     return found
@@ -204,7 +210,7 @@ def _remote_hash(transport: ShellTransport, deadline: Deadline, path: str, found
     if found is None:
         result = _script(transport, deadline, _HASH, path)
         value = result.stdout.decode("ascii", "replace").split(" ")[0].strip()
-        if result.exit_code == 0 and len(value) == _HASH_CHARS:
+        if result.exit_code == 0 and re.fullmatch(r"[0-9a-f]{64}", value):
             return value
     digest = hashlib.sha256()
     process = transport.spawn(["sh", "-c", _READ, "melt", path])
@@ -219,7 +225,7 @@ def _remote_hash(transport: ShellTransport, deadline: Deadline, path: str, found
     return digest.hexdigest()
 
 
-def _append(
+def _send(
     transport: ShellTransport,
     file: BinaryIO,
     where: tuple[str, str],
@@ -230,7 +236,7 @@ def _append(
 ) -> None:
     """Sends the rest of a file to the part on the device; ``where`` is the part and its folder."""
     progress = _Progress(on_progress, begin, size)
-    process = transport.spawn(["sh", "-c", _APPEND, "melt", *where])
+    process = transport.spawn(["sh", "-c", _WRITE_FROM, "melt", *where, str(begin // _BLOCK_BYTES)])
     said = bytearray()
     rest = memoryview(b"")
     all_sent = False
@@ -256,11 +262,11 @@ def _append(
         process.end()
     if process.exit_code != 0:
         result = RunResult(process.exit_code, b"", bytes(said), deadline.elapsed_s)
-        raise _append_failed(transport, deadline, where[0], result)
+        raise _send_failed(transport, deadline, where[0], result)
     progress.done()
 
 
-def _append_failed(transport: ShellTransport, deadline: Deadline, part: str, result: RunResult) -> DeviceError:
+def _send_failed(transport: ShellTransport, deadline: Deadline, part: str, result: RunResult) -> DeviceError:
     if b"No space left" not in result.stderr:
         return DeviceError(f"cannot write {part} on {transport.uri}: {last_words(result)}")
     # A phone whose storage is full misbehaves: what arrived so far is not worth that.

@@ -28,7 +28,7 @@ _SAY_ID = 'echo "$0$$"; exec "$@"'
 _END = """kill -s HUP -- "-$1" 2>/dev/null || kill -s HUP "$1" 2>/dev/null || exit 0
 for i in 1 2 3 4 5; do kill -s 0 "$1" 2>/dev/null || exit 0; sleep 0.1 2>/dev/null || sleep 1; done
 kill -s KILL -- "-$1" 2>/dev/null || kill -s KILL "$1" 2>/dev/null"""
-_END_TIMEOUT_S = 8.0
+_END_TIMEOUT_S = 3.0
 _MAX_GREETING_BYTES = 64 << 10
 _MAX_BUFFERED_BYTES = 1 << 20
 _PART_BYTES = 1 << 17
