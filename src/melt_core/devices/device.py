@@ -187,9 +187,10 @@ class Device:
         for entry in self._journal.entries():
             if not entry.asks_the_same(self.uri, request):
                 continue
-            if not self._run_of(agent, entry, measurement, None).exists():
-                self._journal.remove(entry.run)
-                continue
+            with self._journal.attended(entry.run):
+                if not self._run_of(agent, entry, measurement, None).exists():
+                    self._journal.remove(entry.run)
+                    continue
             tell({"event": "resume", "run": entry.run})
             return self._finish(replace(entry, output=absolute(output)), measurement, on_event)
         with self._leased():
@@ -204,8 +205,8 @@ class Device:
                 metadata=self._metadata(measurement, gates, digest, size),
                 started_wall_s=time.time(),
             )
-            self._journal.add(entry)
-            with self._journal.attended(entry.run):
+            with self._journal.attended(entry.run):  # before it can be found
+                self._journal.add(entry)
                 run = self._run_of(agent, entry, measurement, on_event)
                 run.start()
                 return run.finish()

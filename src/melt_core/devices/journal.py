@@ -114,6 +114,7 @@ class Journal:
         path = self._of(run) / "lock"
         with contextlib.ExitStack() as stack:
             try:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 file = stack.enter_context(path.open("w"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
