@@ -185,9 +185,14 @@ class Device:
         remote, digest, size = self._brought(model, measurement, tell)
         request = {**measurement.request, "model": remote}
         for entry in self._journal.entries():
-            if entry.asks_the_same(self.uri, request):
-                tell({"event": "resume", "run": entry.run})
-                return self._finish(replace(entry, output=absolute(output)), measurement, on_event)
+            if not entry.asks_the_same(self.uri, request):
+                continue
+            with self._journal.attended(entry.run):
+                if not self._run_of(agent, entry, measurement, None).exists():
+                    self._journal.remove(entry.run)
+                    continue
+            tell({"event": "resume", "run": entry.run})
+            return self._finish(replace(entry, output=absolute(output)), measurement, on_event)
         with self._leased():
             gates = self._judged(measurement.limits, size, tell)
             entry = Entry(
@@ -200,8 +205,8 @@ class Device:
                 metadata=self._metadata(measurement, gates, digest, size),
                 started_wall_s=time.time(),
             )
-            self._journal.add(entry)
-            with self._journal.attended(entry.run):
+            with self._journal.attended(entry.run):  # before it can be found
+                self._journal.add(entry)
                 run = self._run_of(agent, entry, measurement, on_event)
                 run.start()
                 return run.finish()

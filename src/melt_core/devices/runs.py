@@ -94,8 +94,9 @@ class DeviceRun:
             began = True
             self.agent.ask("start", run=self.entry.run, request=dict(self.entry.request))
 
-        self.observer.clock(BURST)
         try:
+            with contextlib.suppress(TransientDeviceError):  # what follows waits for the device, if need be
+                self.observer.clock(BURST)
             retried(f"start on {self.transport.uri}", begin, patience=self.patience)
         except TransientDeviceError as error:
             if isinstance(error, DeviceBusyError):
@@ -105,6 +106,10 @@ class DeviceRun:
         except MeltError:
             self.journal.remove(self.entry.run)
             raise
+
+    def exists(self) -> bool:
+        """Returns whether the device knows of the run; it does not if the host died before it could start it."""
+        return retried(f"look for a run on {self.transport.uri}", self._exists, patience=self.patience)
 
     def finish(self) -> RunOutcome:
         """Follows the run to its end and brings its trace back.
