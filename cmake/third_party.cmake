@@ -5,7 +5,7 @@
 function(melt_prepare_third_party name)
   find_package(Python 3.10 REQUIRED COMPONENTS Interpreter)
   string(TOUPPER ${name} upper)
-  string(REPLACE . _ variable MELT_${upper}_DIR)
+  string(REGEX REPLACE "[.-]" "_" variable MELT_${upper}_DIR)
   set(${variable} "" CACHE PATH "your own ${name} tree instead of the pinned one")
   set(command ${Python_EXECUTABLE} ${CMAKE_SOURCE_DIR}/tools/third_party.py prepare ${name}
               --out ${CMAKE_BINARY_DIR}/third_party/${name})

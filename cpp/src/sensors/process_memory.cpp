@@ -11,6 +11,7 @@
 #include <cstring>
 #include <vector>
 
+#include "sensors/page_map.h"
 #include "sensors/proc_file.h"
 #include "sensors/sources.h"
 
@@ -197,10 +198,15 @@ MemoryBaseline read_memory_baseline() noexcept {
     ProcessMemory memory(missing);
     std::vector<double> values(memory.channels().size());
     memory.read(values.data());
-    return {missing.empty() ? values[0] : std::nan(""), missing.empty() ? values[2] : std::nan(""), heap_bytes()};
+    const auto value = [&](std::size_t i) { return missing.empty() ? values[i] : std::nan(""); };
+    return {value(0), value(1), value(2), heap_bytes()};
   } catch (...) {
-    return {std::nan(""), std::nan(""), std::nan("")};
+    return {};
   }
+}
+
+MemoryBefore read_memory_before() {
+  return {read_memory_baseline(), read_anonymous_pages()};
 }
 
 std::unique_ptr<SensorSource> make_process_memory(MissingChannels& missing) {

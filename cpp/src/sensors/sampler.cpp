@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <time.h>
 
+#if defined(__linux__)
+#include <sys/prctl.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -18,6 +22,21 @@ std::int64_t cpu_ns() noexcept {
   timespec now{};
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
   return static_cast<std::int64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
+}
+
+/// A source that may be read no more often than this may be a dear one: how long it rests after a reading then follows
+/// from what the reading took, so that page tables of gigabytes do not cost more than those of megabytes.
+constexpr double kDearBelowHz = 10.0;
+constexpr std::int64_t kRestFactor = 1000;  // 0.1 % of one core
+
+/// Lets the calling thread wake with a timer tick that comes anyway, up to 0.4 periods late: less than half as dear for
+/// those that compute on all cores as an interrupt of its own (benchmarks/bench_sampler.py, which tries others too).
+void wake_with_others(std::int64_t period_ns) noexcept {
+#if defined(__linux__)
+  prctl(PR_SET_TIMERSLACK, static_cast<unsigned long>(period_ns / 5 * 2), 0, 0, 0);
+#else
+  (void)period_ns;
+#endif
 }
 
 struct Row {
@@ -44,6 +63,7 @@ class Sampler::Impl {
       values_per_tick += static_cast<double>(sources_[i]->channels().size()) / static_cast<double>(every_[i]);
       widest_ = std::max(widest_, sources_[i]->channels().size());
     }
+    rests_until_.resize(sources_.size());
     const double per_row = rows_per_tick > 0 ? values_per_tick / rows_per_tick : 0;
     rows_.resize(max_rows_);  // written here, as the values are: no page fault in the run
     values_.resize(static_cast<std::size_t>(std::ceil(static_cast<double>(max_rows_) * per_row)) + 2 * widest_ + 1);
@@ -57,6 +77,7 @@ class Sampler::Impl {
     n_rows_ = n_values_ = n_waits_ = 0;
     report_ = {};
     ending_ = false;
+    std::fill(rests_until_.begin(), rests_until_.end(), 0);
     read_due(0);
     thread_ = std::thread([this] { work(); });
   }
@@ -89,6 +110,7 @@ class Sampler::Impl {
   using SteadyTime = std::chrono::time_point<std::chrono::steady_clock>;
 
   void work() noexcept {
+    wake_with_others(period_ns_);
     const std::int64_t cpu_begin = cpu_ns();
     const SteadyTime begin = std::chrono::steady_clock::now();
     const std::chrono::nanoseconds period(period_ns_);
@@ -122,7 +144,9 @@ class Sampler::Impl {
 
   void read_due(long tick) noexcept {
     for (std::size_t i = 0; i < sources_.size(); ++i) {
-      if (tick % every_[i] != 0)
+      const bool is_dear = tick > 0 && sources_[i]->max_rate_hz() < kDearBelowHz;
+      const std::int64_t begin = is_dear ? clock_.steady_ns() : 0;
+      if (tick % every_[i] != 0 || begin < rests_until_[i])
         continue;
       const std::size_t width = sources_[i]->channels().size();
       if (n_rows_ == max_rows_ || n_values_ + width > values_.size()) {
@@ -134,6 +158,8 @@ class Sampler::Impl {
       const std::uint64_t took = clock_.ticks() - before;
       rows_[n_rows_++] = {before + took / 2, static_cast<std::uint32_t>(i), n_values_};
       n_values_ += width;
+      if (is_dear)
+        rests_until_[i] = begin + (clock_.steady_ns() - begin) * kRestFactor;
     }
   }
 
@@ -143,9 +169,10 @@ class Sampler::Impl {
   std::size_t max_rows_;
   std::size_t widest_ = 1;
   std::vector<long> every_;
-  std::vector<Row> rows_;         // n_rows_ of them are filled
-  std::vector<double> values_;    // n_values_
-  std::vector<double> lateness_;  // n_waits_, in ns
+  std::vector<std::int64_t> rests_until_;  // steady ns
+  std::vector<Row> rows_;                  // n_rows_ of them are filled
+  std::vector<double> values_;             // n_values_
+  std::vector<double> lateness_;           // n_waits_, in ns
   std::size_t n_rows_ = 0, n_values_ = 0, n_waits_ = 0;
   SamplerReport report_;
   std::thread thread_;

@@ -26,6 +26,7 @@ COMMANDS = (
     "report",
     "export",
     "models",
+    "devices",
     "doctor",
     "completion",
 )
