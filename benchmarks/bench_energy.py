@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+
 from common import ROOT, verdict
 
 sys.path.insert(0, str(ROOT / "tests"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+
 from common import ROOT, verdict
 
 sys.path.insert(0, str(ROOT / "tests"))
