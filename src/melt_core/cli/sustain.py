@@ -45,6 +45,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--idle-s", type=float, default=5.0, metavar="S", help="seconds of idling before and after (default: 5)"
     )
+    parser.add_argument(
+        "--device", default="local", metavar="URI", help="run there: adb:SERIAL, ssh:[user@]HOST[:PORT], ios:UDID"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -110,6 +113,7 @@ def _request(args: argparse.Namespace) -> SustainRequest:
         stop_temperature_c=temperature,
         stop_site=site or None,
         stop_charge_ratio=None if args.stop_battery is None else args.stop_battery / 100,
+        device=args.device,
     )
 
 
