@@ -79,7 +79,7 @@ def test_regular_runs_need_a_hint() -> None:
     rough = align_by_wall_clock(trace_of(runs), dated)
     assert rough.offset_ns == 30.7e9
     assert rough.error_ns >= 1e7
-    with pytest.raises(InvalidArgumentError, match="does not say at which time"):
+    with pytest.raises(InvalidArgumentError, match="does not say at which wall clock"):
         align_by_wall_clock(trace_of(runs), recording)
 
 
