@@ -37,6 +37,7 @@ set(MELT_CORE_SOURCES
   cpp/src/sensors/process_memory.cpp
   cpp/src/sensors/sampler.cpp
   cpp/src/sha256.cpp
+  cpp/src/token_scores.cpp
   cpp/src/trace/reader.cpp
   cpp/src/trace/writer.cpp
 )
