@@ -96,6 +96,10 @@ set(MELT_MLC_SOURCES
   cpp/src/runtimes/mlc/weights.cpp
 )
 
+set(MELT_MLC_TEST_SOURCES
+  cpp/tests/test_mlc.cpp
+)
+
 set(MELT_BINDING_SOURCES
   cpp/bindings/module.cpp
   cpp/bindings/bind_ceilings.cpp

@@ -51,7 +51,7 @@ def parameters(config: Config, seed: int = 1) -> dict[str, np.ndarray]:
     def norm() -> np.ndarray:
         return (1 + 0.1 * draw.standard_normal(config.hidden_size)).astype(np.float32)
 
-    found = {"model.embed_tokens.weight": matrix(config.vocab_size, config.hidden_size) * 8}
+    found = {"model.embed_tokens.weight": matrix(config.vocab_size, config.hidden_size)}
     for i in range(config.num_hidden_layers):
         layer = f"model.layers.{i}"
         attention = config.num_attention_heads * config.head_dim
@@ -182,9 +182,8 @@ def metadata_json(config: Config, quantization: str, names: list[tuple[str, list
 def compile_library(path: Path, config: Config, quantization: str) -> None:
     """Compiles the model with TVM's defaults for this machine's processor."""
     import tvm
-    from tvm import relax
-
     from mlc_modules import export
+    from tvm import relax
 
     target = tvm.target.Target("llvm")
     with target:
@@ -208,7 +207,6 @@ def compile_for_gpu(path: Path) -> None:
     """Compiles one addition for OpenCL, which no wheel of TVM can run."""
     import tvm
     from tvm import relax
-
     from tvm.relax.frontend import nn
 
     class Sum(nn.Module):  # type: ignore[misc]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlc_model import GROUP, MAX_INT, PER_WORD, Config
 from tvm import relax, te, tirx
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import op
 from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode, TIRPagedKVCache
-
-from mlc_model import GROUP, MAX_INT, PER_WORD, Config
 
 DTYPE = "float32"
 

@@ -204,7 +204,8 @@ class Attributor {
         const DescribedCall& later = result_[found->second];
         if (described.module.empty())
           described.module = later.module;
-        if (described.layer < 0 && described.operands.weights.empty() && described.module != "lm_head")
+        const bool in_layers = described.module != "lm_head" && described.module != "embedding";
+        if (described.layer < 0 && described.operands.weights.empty() && in_layers)
           described.layer = later.layer;
         reader.erase(found);  // what lies there before is another value
       }
