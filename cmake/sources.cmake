@@ -60,6 +60,7 @@ set(MELT_CORE_SOURCES
   cpp/src/sensors/tegra_gpu.cpp
   cpp/src/sensors/thermal.cpp
   cpp/src/sha256.cpp
+  cpp/src/token_scores.cpp
   cpp/src/trace/reader.cpp
   cpp/src/trace/writer.cpp
 )
@@ -116,6 +117,10 @@ set(MELT_MLC_SOURCES
   cpp/src/runtimes/mlc/text.cpp
   cpp/src/runtimes/mlc/threads.cpp
   cpp/src/runtimes/mlc/weights.cpp
+)
+
+set(MELT_MLC_TEST_SOURCES
+  cpp/tests/test_mlc.cpp
 )
 
 set(MELT_BINDING_SOURCES

@@ -107,6 +107,8 @@ void take_model(Fields& fields, ProfileRequest& request) {
   fields.take("check_tensors", model.check_tensors);
   fields.take("repack", model.repack);
   fields.take("kv_type", model.kv_type);
+  if (fields.take("model_lib") != nullptr)
+    throw Error(ErrorKind::kInvalidArgument, "model_lib: a request takes the library that lies in the model directory");
 }
 
 void take_run(Fields& fields, ProfileRequest& request) {
@@ -116,6 +118,8 @@ void take_run(Fields& fields, ProfileRequest& request) {
   fields.take("chat", request.chat);
   fields.take("prompt_tokens", request.prompt_tokens);
   fields.take("prompt_ids", run.prompt_ids);
+  fields.take("forced_ids", run.forced_ids);
+  fields.take("keep_logits", run.keep_logits);
   fields.take("max_tokens", run.max_tokens);
   fields.take("temperature", run.sampler.temperature);
   fields.take("top_k", run.sampler.top_k);

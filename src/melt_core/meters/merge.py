@@ -106,4 +106,3 @@ def _metadata(trace: Trace, recording: Recording, fit: ClockFit, site: str, n_ke
             f"{site} was aligned by wall clocks only: within some {fit.error_ns / 1e6:.0f} ms, drift unknown"
         )
     return {"meters": {**(earlier if isinstance(earlier, Mapping) else {}), site: about}, "warnings": warnings}
-
