@@ -89,7 +89,7 @@ class ScpiMeter:
         try:
             resource = pyvisa.ResourceManager(backend).open_resource(address)
             resource.timeout = timeout_ms
-            resource.read_termination = resource.write_termination = "\n"
+            resource.read_termination = resource.write_termination = "\n"  # type: ignore[attr-defined,unused-ignore]
         except (pyvisa.errors.Error, OSError, ValueError) as error:
             raise StorageError(f"cannot reach the instrument at {address}: {error}") from error
         try:
