@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from fakes.adb_phone import AdbServerProcess, Phone
 from fakes.arm64 import Board, copy_root, phone_shell, what_is_missing
 from fakes.ssh_server import SshServer
+from melt_core.devices import Device
 from melt_core.transports import AdbTransport, LocalTransport, SshTransport, Transport
 
 
@@ -115,3 +117,18 @@ def transport(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
             yield made
     else:
         yield request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This host's memory of devices, empty."""
+    folder = tmp_path_factory.mktemp("state")
+    monkeypatch.setenv("MELT_STATE_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def device(transport: Transport, state: Path) -> Iterator[Device]:
+    """A device on each kind of transport in turn, never used before."""
+    with Device(transport) as made:
+        yield made
