@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import threading
 import time
 from pathlib import Path
@@ -22,6 +23,12 @@ HOSTILE_NAMES = [
     "~root",
     "\n",
 ]
+
+
+@pytest.fixture
+def mark() -> str:
+    """A number of seconds that no other program on this host sleeps."""
+    return str(10**6 + secrets.randbelow(10**6))
 
 
 def source(folder: Path, content: bytes = CONTENT) -> Path:
@@ -65,24 +72,24 @@ def test_output_streams_while_the_program_runs(transport: Transport) -> None:
     assert seen[1][2] - seen[0][2] > 0.3
 
 
-def test_run_times_out_and_ends_the_program(transport: Transport) -> None:
+def test_run_times_out_and_ends_the_program(transport: Transport, mark: str) -> None:
     # WHEN a program takes longer than it may
     with pytest.raises(TransientDeviceError, match=r"timed out after 0\.5 s"):
-        transport.run(["sleep", "3071"], timeout_s=0.5)
+        transport.run(["sleep", mark], timeout_s=0.5)
     # THEN it does not run on
-    assert gone(transport, "3071")
+    assert gone(transport, mark)
 
 
-def test_run_is_cancelled_from_another_thread(transport: Transport) -> None:
+def test_run_is_cancelled_from_another_thread(transport: Transport, mark: str) -> None:
     cancel = threading.Event()
     timer = threading.Timer(0.4, cancel.set)
     timer.start()
     start = time.monotonic()
     with pytest.raises(CancelledError):
-        transport.run(["sleep", "3072"], cancel=cancel)
+        transport.run(["sleep", mark], cancel=cancel)
     timer.join()
     assert time.monotonic() - start < 10
-    assert gone(transport, "3072")
+    assert gone(transport, mark)
 
 
 def test_endless_output_is_stopped(transport: Transport) -> None:
@@ -91,13 +98,14 @@ def test_endless_output_is_stopped(transport: Transport) -> None:
     assert not isinstance(caught.value, TransientDeviceError)
 
 
-def test_a_callers_error_ends_the_program(transport: Transport) -> None:
+def test_a_callers_error_ends_the_program(transport: Transport, mark: str) -> None:
     def fail(stream: str, data: bytes) -> None:
+        time.sleep(0.3)  # until the program is there: qemu-user forgets a signal that comes while it starts one
         raise KeyError("the caller's own")
 
     with pytest.raises(KeyError):
-        transport.run(["sh", "-c", "echo x; exec sleep 3074"], on_output=fail)
-    assert gone(transport, "3074")
+        transport.run(["sh", "-c", "echo x; exec sleep $0", mark], on_output=fail)
+    assert gone(transport, mark)
 
 
 def test_push_and_pull_bring_the_same_bytes(transport: Transport, tmp_path: Path) -> None:
@@ -295,12 +303,12 @@ def test_channel_times_out_and_stays_usable(transport: Transport) -> None:
         assert channel.receive() == b"still here"
 
 
-def test_closing_a_channel_ends_the_program(transport: Transport) -> None:
-    channel = transport.open_channel(["sh", "-c", "echo on; exec sleep 3075"])
+def test_closing_a_channel_ends_the_program(transport: Transport, mark: str) -> None:
+    channel = transport.open_channel(["sh", "-c", "echo on; exec sleep $0", mark])
     assert channel.receive() == b"on"
     channel.close()
     channel.close()
-    assert gone(transport, "3075")
+    assert gone(transport, mark)
 
 
 def test_detached_program_survives(transport: Transport) -> None:
