@@ -47,6 +47,8 @@ _RENEW_S = 30.0
 _POLL_S = 0.5
 _CANCEL_GRACE_S = 30.0
 MAX_TRACE_BYTES = 4 << 30
+#: A run that says it goes on is followed no longer than this.
+RUN_TIMEOUT_S = 86_400.0
 
 #: While a run goes on: a cable may be out for some minutes, an adb server is back in seconds.
 FOLLOW_PATIENCE = Patience(attempts=60, total_s=300.0, first_wait_s=0.2, longest_wait_s=10.0)
@@ -76,6 +78,7 @@ class DeviceRun:
     entry: Entry
     telemetry_s: float = 1.0
     patience: Patience = FOLLOW_PATIENCE
+    timeout_s: float = RUN_TIMEOUT_S
     on_event: OnEvent | None = None
 
     def start(self) -> None:
@@ -121,7 +124,7 @@ class DeviceRun:
         """
         interrupted = False
         try:
-            status = self._follow(None)
+            status = self._follow(self.timeout_s)
         except KeyboardInterrupt:
             interrupted = True
             with contextlib.suppress(TransientDeviceError):
@@ -136,7 +139,7 @@ class DeviceRun:
 
     # Following
 
-    def _follow(self, limit_s: float | None) -> Reply:
+    def _follow(self, limit_s: float) -> Reply:
         began = renewed = time.monotonic()
         next_telemetry = began
         while True:
@@ -145,8 +148,8 @@ class DeviceRun:
             if status.text("state", most=32) in FINAL:
                 return status
             now = time.monotonic()
-            if limit_s is not None and now - began > limit_s:
-                raise TransientDeviceError(f"the run did not end within {limit_s:.0f} s; {self._how_to_resume()}")
+            if now - began > limit_s:
+                raise TransientDeviceError(f"the run did not end within {limit_s:g} s; {self._how_to_resume()}")
             with contextlib.suppress(TransientDeviceError):  # the next status waits for the device, if need be
                 self.observer.clock()
                 if self.telemetry_s > 0 and now >= next_telemetry:
@@ -179,11 +182,11 @@ class DeviceRun:
         return True
 
     def _tell(self, status: Reply) -> None:
+        total = status.integer("repetitions", high=2**32) if status.has("repetitions") else 0
+        done = status.integer("repetition", high=2**32) if status.has("repetition") else 0
         if self.on_event is None:
             return
-        total = status.integer("repetitions", high=2**32) if status.has("repetitions") else 0
         if total:
-            done = status.integer("repetition", high=2**32) if status.has("repetition") else 0
             self.on_event({"event": "repetition", "done": min(done, total), "total": total})
         else:
             self.on_event({"event": "load", "done": 0.0})
