@@ -46,10 +46,13 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ belo
     from melt_core.profiling import profile_on_device as profile_on_device
     from melt_core.runtime import LLM as LLM
     from melt_core.runtime import ModelInfo as ModelInfo
+    from melt_core.runtime import SensorStatus as SensorStatus
     from melt_core.runtime import Tokenizer as Tokenizer
     from melt_core.runtime import load as load
     from melt_core.runtime import load_tokenizer as load_tokenizer
     from melt_core.runtime import runtime_names as runtime_names
+    from melt_core.runtime import sensor_names as sensor_names
+    from melt_core.runtime import sensors as sensors
     from melt_core.trace import Table as Table
     from melt_core.trace import Trace as Trace
 
@@ -85,7 +88,17 @@ _PUBLIC = {
         "profile_in_child",
         "profile_on_device",
     ),
-    "runtime": ("LLM", "ModelInfo", "Tokenizer", "load", "load_tokenizer", "runtime_names"),
+    "runtime": (
+        "LLM",
+        "ModelInfo",
+        "SensorStatus",
+        "Tokenizer",
+        "load",
+        "load_tokenizer",
+        "runtime_names",
+        "sensor_names",
+        "sensors",
+    ),
     "trace": ("Table", "Trace"),
 }
 _MODULE_OF = {name: f"melt_core.{module}" for module, names in _PUBLIC.items() for name in names}

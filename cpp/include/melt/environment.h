@@ -31,7 +31,7 @@ struct DeviceMemory {
   std::string source;                          ///< the file that decided, or why there is none
 };
 
-/// Reads <root>/proc and <root>/sys/fs/cgroup; `root` is for tests.
+/// Reads <root>/proc and <root>/sys/fs/cgroup; without a root those that MELT_PROCFS_ROOT and MELT_SYSFS_ROOT name.
 DeviceMemory device_memory(const std::string& root = "");
 
 /// Highest resident set of this process so far in bytes (VmHWM); NaN where the system does not say.

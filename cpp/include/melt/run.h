@@ -13,6 +13,7 @@
 
 #include "melt/recorder.h"
 #include "melt/runtime.h"
+#include "melt/sensor.h"
 #include "melt/trace_writer.h"
 
 namespace melt {
@@ -20,6 +21,7 @@ namespace melt {
 constexpr std::uint32_t kLevelTokens = 1 << 0;
 constexpr std::uint32_t kLevelOps = 1 << 1;
 constexpr std::uint32_t kLevelMemory = 1 << 2;
+constexpr std::uint32_t kLevelCounters = 1 << 3;  // includes ops
 
 /// A session, its clock, and when it was loaded. Trace time 0 is the start of the load.
 class LoadedModel {
@@ -45,7 +47,7 @@ class LoadedModel {
   /// Every buffer of the runtime since the load; releases are in it once the model is unloaded.
   const AllocationLog& allocations() const noexcept { return allocations_; }
   /// What the process held before the load.
-  MemoryBaseline memory_before_load() const noexcept { return memory_before_load_; }
+  const MemoryBefore& memory_before_load() const noexcept { return memory_before_load_; }
   /// Held while a run is under way.
   std::mutex& in_use() noexcept { return in_use_; }
 
@@ -57,7 +59,7 @@ class LoadedModel {
   std::unique_ptr<ClockCalibration> calibration_;
   std::int64_t start_wall_ns_ = 0;
   double page_cache_ratio_ = 0.0;
-  MemoryBaseline memory_before_load_{};
+  MemoryBefore memory_before_load_{};
   std::unique_ptr<Session> session_;
   PhaseRecord load_phase_{};
   PhaseRecord unload_phase_{};
@@ -90,14 +92,20 @@ struct RunResult {
 class Profiler {
  public:
   /// Writes the trace's head. `metadata_json`: an object of the caller's own, merged into the metadata.
+  /// Raises: Error(kInvalidArgument) for a level that the runtime lacks, or a sensor that cannot be read; Error(kIo).
   Profiler(LoadedModel& model, ByteSink& sink, std::uint32_t levels, const std::string& metadata_json = "{}",
-           RecorderLimits limits = {});
+           RecorderLimits limits = {}, const SensorOptions& sensors = {});
   ~Profiler();
 
   /// Runs warm-up and repetitions and writes each when it is over; what was measured before an error or a cancel is
   /// in the trace. `on_repetition(done, total)` is called between repetitions.
   /// Raises: Error(kInvalidArgument) before anything runs; Error(kBusy); what Session::evaluate raises; Error(kIo).
   RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition = {});
+
+  /// Reads the sensors for so long while nothing runs: what the device draws at idle, with the model loaded. In
+  /// the trace it is a phase of its own. Ends early on a cancel. Does nothing where there is no sensor.
+  /// Raises: Error(kInvalidArgument), Error(kBusy), Error(kIo).
+  void sample_idle(double seconds);
 
   /// Tokens in the trace so far, of all repetitions. Call from on_repetition or between runs.
   std::uint32_t tokens_written() const noexcept;

@@ -21,6 +21,8 @@ COMMANDS = (
     "ops",
     "memory",
     "roofline",
+    "energy",
+    "sustain",
     "report",
     "export",
     "models",

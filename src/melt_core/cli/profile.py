@@ -38,7 +38,26 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--repeats", type=int, default=3, metavar="R", help="repetitions that count (default: 3)")
     parser.add_argument("--warmup", type=int, default=1, metavar="W", help="repetitions before those (default: 1)")
     parser.add_argument(
-        "--levels", default="tokens,ops", metavar="L", help="of tokens,ops,memory (default: tokens,ops)"
+        "--levels",
+        default="tokens,ops",
+        metavar="L",
+        help="of tokens,ops,memory,counters (default: tokens,ops)",
+    )
+    parser.add_argument(
+        "--sensors",
+        default="auto",
+        metavar="auto|none|LIST",
+        help="power, heat and clocks to read meanwhile: all there are (default), none, or some by name (`melt doctor`)",
+    )
+    parser.add_argument(
+        "--sensor-hz", type=float, default=100.0, metavar="N", help="readings per second (default: 100)"
+    )
+    parser.add_argument(
+        "--idle-s",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="read the sensors so long before the runs and after them, for what the device draws at idle (default: 0)",
     )
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default: 0)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="for drawing tokens (default: 0)")
@@ -118,6 +137,9 @@ def _profile(args: argparse.Namespace, output: Path) -> Any:
         repack=not args.no_repack,
         kv_type=args.kv_type,
         overhead_budget_s=args.overhead_seconds,
+        sensors=tuple(name.strip() for name in args.sensors.split(",") if name.strip()),
+        sensor_hz=args.sensor_hz,
+        idle_s=args.idle_s,
     )
     if args.device != "local":
         return _profile_on_device(request, args)
