@@ -88,7 +88,6 @@ set(MELT_AGENT_SOURCES
   cpp/agent/process.cpp
   cpp/agent/run_status.cpp
   cpp/agent/runs.cpp
-  cpp/agent/sensors.cpp
   cpp/agent/server.cpp
   cpp/agent/work_dir.cpp
 )

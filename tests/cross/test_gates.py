@@ -41,7 +41,6 @@ OURS = (
     "cpp/agent/measure.cpp",
     "cpp/agent/process.cpp",
     "cpp/agent/runs.cpp",
-    "cpp/agent/sensors.cpp",
     "cpp/agent/work_dir.cpp",
 )
 MACH_O_ARM64 = bytes.fromhex("cffaedfe0c000001")
