@@ -144,6 +144,10 @@ class Device:
             TransientDeviceError: The device cannot be reached.
         """
         self.agent()
+        if Path(model).is_dir():
+            raise InvalidArgumentError(
+                f"{model} is a folder: models of several files (MLC) are not sent to a device yet"
+            )
         if runtime != "synthetic":
             deploy_model(self.transport, Path(model), size_there=self._size_there(), on_progress=on_progress)
 
@@ -260,6 +264,10 @@ class Device:
         if measurement.request.get("runtime") == "synthetic":
             return model, "", 0
         path = Path(model)
+        if path.is_dir():
+            raise InvalidArgumentError(
+                f"{model} is a folder: models of several files (MLC) are not sent to a device yet"
+            )
         size = path.stat().st_size if path.is_file() else 0
         remote, digest = deploy_model(
             self.transport,

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from melt_core.devices.agent import AgentClient, Reply
 from melt_core.devices.journal import Entry, Journal
 from melt_core.devices.observing import BURST, Observer, additions
@@ -33,10 +35,11 @@ from melt_core.errors import (
     TransientDeviceError,
 )
 from melt_core.trace import Trace
-from melt_core.trace.append import append_to_trace
-from melt_core.trace.format import ClockId
+from melt_core.trace.append import SampleSeries, append_to_trace
+from melt_core.trace.format import ChunkKind, ClockId
 from melt_core.trace.reader import TraceHeader, read_file
 from melt_core.trace.storage import written_atomically
+from melt_core.trace.tables import decode_text
 from melt_core.transports import RemotePath, Transport
 
 logger = logging.getLogger(__name__)
@@ -218,7 +221,7 @@ class DeviceRun:
         if texts:
             metadata["warnings"] = texts
         try:
-            append_to_trace(pulled, output, metadata=metadata, series=added.series)
+            append_to_trace(pulled, output, metadata=metadata, series=_not_in(Trace.open(pulled), added.series))
         except StorageError as error:
             raise StorageError(f"{error}; the run is not lost: {self._how_to_resume()}") from error
         self._forget()
@@ -290,3 +293,11 @@ class DeviceRun:
             f"run {self.entry.run} goes on there without this host: `melt devices resume`, or the same command again, "
             "brings it back"
         )
+
+
+def _not_in(trace: Trace, series: tuple[SampleSeries, ...]) -> tuple[SampleSeries, ...]:
+    """Returns what the trace has no samples of: the device's own readings are nearer to what they measure."""
+    channels = trace.records(ChunkKind.CHANNELS)
+    read = channels[np.isin(channels["channel"], trace.records(ChunkKind.SAMPLES)["channel"])]
+    known = set(zip(decode_text(read["site"]), decode_text(read["kind"]), strict=True))
+    return tuple(one for one in series if (one.site, one.kind) not in known)
