@@ -23,6 +23,7 @@ MEASUREMENT = Measurement(
     limits=GateLimits(wait_s=0),
     telemetry_s=0,
     patience=Patience(attempts=2, total_s=2.0),
+    timeout_s=2.0,
 )
 #: Answers of an honest agent; a test replaces some. DATA is the trace that it leaves.
 AGENT = """
@@ -105,6 +106,8 @@ def test_an_agent_of_another_version_is_not_used(
         {"ok": True, "state": "done", "trace_bytes": "many"},
         {"ok": True, "state": "done", "trace_bytes": True},
         {"ok": True, "state": "running", "repetitions": 1e300},
+        {"ok": True, "state": "running"},
+        {"ok": True, "state": "no state of ours"},
         {"ok": True, "state": "done", "trace_bytes": 100, "trace_sha256": "../../etc/passwd"},
         {"ok": True, "state": "failed", "trace_bytes": 0, "error": {"kind": "ModelError", "message": "m" * 100_000}},
         {"ok": False, "error": {"kind": "InvalidArgumentError", "message": "no such run"}},

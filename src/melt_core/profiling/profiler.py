@@ -288,7 +288,15 @@ def profile(
     from melt_core.profiling.remote import RemoteLLM, RemoteProfiler  # which build upon this module
 
     if isinstance(llm, RemoteLLM):
-        return RemoteProfiler(llm, levels=levels, output=output, metadata=metadata, log_bytes=log_bytes)
+        return RemoteProfiler(
+            llm,
+            levels=levels,
+            output=output,
+            metadata=metadata,
+            log_bytes=log_bytes,
+            sensors=sensors,
+            sensor_hz=sensor_hz,
+        )
     return Profiler(
         llm,
         levels=levels,
