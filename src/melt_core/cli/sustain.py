@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from melt_core.cli._output import print_json
 from melt_core.cli._progress import Progress
-from melt_core.errors import InvalidArgumentError, MeltError
+from melt_core.errors import InvalidArgumentError, MeltError, TraceError
 
 if TYPE_CHECKING:
     from melt_core.profiling.sustain import SustainRequest
@@ -130,7 +130,15 @@ def _print(args: argparse.Namespace, folder: Path, traces: list[Trace]) -> None:
     from melt_core.report.energy_text import format_sustained
     from melt_core.report.sustained_html import write_sustained
 
-    found = sustained(traces, stopped_by=stopped_by(folder))
+    ended = stopped_by(folder)
+    try:
+        found = sustained(traces, stopped_by=ended)
+    except TraceError as error:  # it ended so soon that there is nothing to work out; the traces are there
+        if args.json:
+            print_json({"stopped_by": ended, "reason": str(error)})
+        else:
+            print(f"ended by {ended or 'interruption'}; no figures: {error}\ntraces: {folder}")
+        return
     page = folder / "report.html"
     write_sustained(traces, found, page)
     if args.json:
