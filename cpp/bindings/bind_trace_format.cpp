@@ -50,7 +50,8 @@ std::map<std::string, std::pair<std::size_t, Fields>> record_layouts() {
     using Record = OpDefinition;
     add("op_definitions", sizeof(Record),
         {F(topology), F(node), F(layer), F(n_fused), F(flops), F(bytes_read), F(bytes_written), F(dtype), F(src_dtype),
-         F(shape), F(src_shape), F(op), F(weight), F(op_type), F(module), F(backend), F(buffer)});
+         F(shape), F(src_shape), F(op), F(weight), F(op_type), F(module), F(backend), F(buffer),
+         F(live_bytes)});
   }
   {
     using Record = OpRecord;
@@ -77,6 +78,15 @@ std::map<std::string, std::pair<std::size_t, Fields>> record_layouts() {
   {
     using Record = SampleRecord;
     add("samples", sizeof(Record), {F(time_ns), F(value), F(channel)});
+  }
+  {
+    using Record = CounterRecord;
+    add("counters", sizeof(Record), {F(name), F(source), F(kind), F(offset)});
+  }
+  {
+    using Record = SwitchRecord;
+    add("switches", sizeof(Record),
+        {F(start_ns), F(duration_ns), F(run), F(thread), F(flags), F(cpu_before), F(cpu_after)});
   }
 #undef F
 #undef MELT_FIELD

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "melt/environment.h"
+#include "sensors/sources.h"
 
 namespace melt {
 namespace {
@@ -18,8 +19,8 @@ struct CgroupFiles {
   const char* active_cache;
   const char* inactive_cache;
 };
-constexpr CgroupFiles kVersion2 = {"/sys/fs/cgroup", "memory.max", "memory.current", "active_file", "inactive_file"};
-constexpr CgroupFiles kVersion1 = {"/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+constexpr CgroupFiles kVersion2 = {"/fs/cgroup", "memory.max", "memory.current", "active_file", "inactive_file"};
+constexpr CgroupFiles kVersion1 = {"/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
                                    "total_active_file", "total_inactive_file"};
 
 /// The number after `key` in a file of "key number" lines; 0 without one.
@@ -50,11 +51,11 @@ void apply_limit(const std::string& folder, const CgroupFiles& files, DeviceMemo
 
 /// The cgroup of this process and those above it, as far as the mount shows them: inside a container the path of
 /// /proc/self/cgroup is often the host's and the mount itself is our cgroup.
-void apply_limits(const std::string& root, std::string path, const CgroupFiles& files, DeviceMemory& memory) {
+void apply_limits(const std::string& sys, std::string path, const CgroupFiles& files, DeviceMemory& memory) {
   for (;;) {
     while (!path.empty() && path.back() == '/')
       path.pop_back();
-    apply_limit(root + files.mount + path, files, memory);
+    apply_limit(sys + files.mount + path, files, memory);
     if (path.empty())
       return;
     path.erase(path.find_last_of('/') == std::string::npos ? 0 : path.find_last_of('/'));
@@ -64,15 +65,17 @@ void apply_limits(const std::string& root, std::string path, const CgroupFiles& 
 }  // namespace
 
 DeviceMemory device_memory(const std::string& root) {
+  const std::string proc = root.empty() ? procfs_root() : root + "/proc";
+  const std::string sys = root.empty() ? sysfs_root() : root + "/sys";
   DeviceMemory memory;
-  const std::string meminfo = root + "/proc/meminfo";
+  const std::string meminfo = proc + "/meminfo";
   const std::uint64_t total_kb = number_after(meminfo, "MemTotal:");
   memory.source = total_kb > 0 ? meminfo : meminfo + " cannot be read: the device's memory is unknown";
   if (total_kb > 0) {
     memory.total_bytes = total_kb * 1024;
     memory.available_bytes = number_after(meminfo, "MemAvailable:") * 1024;
   }
-  std::ifstream cgroups(root + "/proc/self/cgroup");  // lines of hierarchy:controllers:path
+  std::ifstream cgroups(proc + "/self/cgroup");  // lines of hierarchy:controllers:path
   bool seen = false;
   for (std::string line; std::getline(cgroups, line);) {
     const std::size_t first = line.find(':'), second = line.find(':', first + 1);
@@ -83,10 +86,10 @@ DeviceMemory device_memory(const std::string& root) {
     if (!version2 && controllers.find(",memory,") == std::string::npos)
       continue;
     seen = true;
-    apply_limits(root, line.substr(second + 1), version2 ? kVersion2 : kVersion1, memory);
+    apply_limits(sys, line.substr(second + 1), version2 ? kVersion2 : kVersion1, memory);
   }
   if (!seen)
-    apply_limits(root, "", kVersion2, memory);
+    apply_limits(sys, "", kVersion2, memory);
   return memory;
 }
 

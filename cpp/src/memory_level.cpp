@@ -9,7 +9,7 @@
 namespace melt {
 
 MemoryLevel::MemoryLevel(LoadedModel& model, TraceWriter& writer, Sampling& sampling)
-    : model_(model), writer_(writer), account_(model.allocations(), model.options().path) {
+    : model_(model), writer_(writer), account_(model.allocations(), model.options().path, model.memory_before_load()) {
   account_channel_ = sampling.add_channels(account_.channels());
   sampling.note_missing(account_.missing());
   write_metadata();
@@ -30,7 +30,7 @@ void MemoryLevel::write_run() {
 }
 
 void MemoryLevel::write_metadata() {
-  const MemoryBaseline before = model_.memory_before_load();
+  const MemoryBaseline& before = model_.memory_before_load().totals;
   JsonObject memory;
   memory.add("rss_before_load_bytes", before.rss_bytes)
       .add("rss_anon_before_load_bytes", before.rss_anon_bytes)

@@ -7,6 +7,7 @@
 #include <random>
 #include <thread>
 
+#include "counters/thread_events.h"
 #include "json.h"
 #include "melt/environment.h"
 #include "melt/error.h"
@@ -46,6 +47,14 @@ FileHeader make_header(const LoadedModel& model, const ClockCalibration& calibra
   return header;
 }
 
+ThreadEventOptions event_options(const LoadedModel& model, std::uint32_t levels, const RecorderLimits& limits) {
+  ThreadEventOptions options;
+  options.counters = (levels & kLevelCounters) != 0;
+  options.switches = limits.watch_switches && (levels & (kLevelOps | kLevelCounters)) != 0;
+  options.is_real = model.clock().id() != ClockId::kSimulated;
+  return options;
+}
+
 }  // namespace
 
 LoadedModel::LoadedModel(const std::string& runtime_name, ModelOptions options)
@@ -54,7 +63,7 @@ LoadedModel::LoadedModel(const std::string& runtime_name, ModelOptions options)
   options_.allocations = &allocations_;
   page_cache_ratio_ = melt::page_cache_ratio(options_.path);
   clock_ = runtime_->make_clock(options_);
-  memory_before_load_ = read_memory_baseline();
+  memory_before_load_ = read_memory_before();
   calibration_ = std::make_unique<ClockCalibration>(*clock_);
   start_wall_ns_ =
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -84,18 +93,19 @@ class Profiler::Impl {
   Impl(LoadedModel& model, ByteSink& sink, std::uint32_t levels, const std::string& metadata, RecorderLimits limits,
        const SensorOptions& sensors)
       : model_(model),
-        levels_(levels),
+        levels_((levels & kLevelCounters) != 0 ? levels | kLevelOps : levels),
         calibration_(model.calibration()),
         writer_(sink, make_header(model, calibration_)),
         record_writer_(writer_, calibration_),
+        events_(model.options().n_threads, event_options(model, levels, limits)),
         recorder_(model.options().n_threads, limits) {
-    require(levels_ != 0, "no level given: choose from tokens, ops, memory");
+    require(levels_ != 0, "no level given: choose from tokens, ops, memory, counters");
     if (wants_ops() && source() == nullptr) {
       throw Error(ErrorKind::kInvalidArgument,
                   "runtime " + model.runtime().name() + " cannot record level ops: use --levels tokens");
     }
     writer_.write_metadata(metadata);
-    writer_.write_metadata(head_metadata(model, model.session().info(), levels, limits));
+    writer_.write_metadata(head_metadata(model, model.session().info(), levels_, limits));
     writer_.write(ChunkKind::kPhases, std::vector<PhaseRecord>{model.load_phase()});
     const bool wants_memory = (levels_ & kLevelMemory) != 0;
     if (wants_memory || !sensors.names.empty())
@@ -104,11 +114,14 @@ class Profiler::Impl {
       memory_ = std::make_unique<MemoryLevel>(model, writer_, *sampling_);
     if (sampling_)
       sampling_->write_metadata();
+    if (wants_ops())
+      recorder_.watch_with(&events_);
   }
 
   RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition);
   void sample_idle(double seconds);
   void finish();
+  std::uint32_t tokens_written() const noexcept { return n_tokens_; }
 
  private:
   bool wants_ops() const { return (levels_ & kLevelOps) != 0; }
@@ -128,6 +141,7 @@ class Profiler::Impl {
   bool prefill(Repetition& rep);
   void decode(const RunOptions& options, Repetition& rep);
   bool keep_token(const RunOptions& options, Repetition& rep);
+  void prepare_events();
   void write(const Repetition& rep);
   void measure_cost(const RunOptions& options, const std::vector<std::int32_t>& prompt);
 
@@ -136,7 +150,10 @@ class Profiler::Impl {
   ClockCalibration& calibration_;
   TraceWriter writer_;
   OpRecordWriter record_writer_;
+  ThreadEvents events_;  // before the recorder, which follows it
   OpRecorder recorder_;
+  std::uint64_t n_scaled_ = 0;
+  bool counters_defined_ = false;
   std::unique_ptr<Sampling> sampling_;   // null without sensors and without level memory
   std::unique_ptr<MemoryLevel> memory_;  // null without that level
   std::uint32_t n_runs_ = 0;
@@ -176,6 +193,8 @@ RunResult Profiler::Impl::run(const RunOptions& options,
   RunResult result;
   result.prompt_ids = checked_prompt(options);
   writer_.write_metadata(run_metadata(options));
+  if (wants_ops())
+    prepare_events();
   const std::uint32_t total = options.warmup + options.repeats;
   for (std::uint32_t i = 0; i < total && !result.cancelled; ++i) {
     if (i == options.warmup)
@@ -220,6 +239,16 @@ void Profiler::Impl::record_repetition(const RunOptions& options, std::size_t n_
     for (std::uint32_t i = 0; i < rep.n_output; ++i)
       result.output_ids.push_back(rep.steps[i].token_id);
   }
+}
+
+/// Opens what the kernel tells of the computing threads; the columns of the counters are known from then on.
+void Profiler::Impl::prepare_events() {
+  events_.prepare(*source(), recorder_);
+  if (counters_defined_)
+    return;
+  counters_defined_ = true;
+  writer_.write(ChunkKind::kCounters, events_.definitions());
+  writer_.write_metadata(events_.metadata(n_scaled_));
 }
 
 /// The measured part. From here to its end nothing of ours allocates, locks, formats or writes, but for the prompt's
@@ -295,7 +324,10 @@ void Profiler::Impl::write(const Repetition& rep) {
   run.n_threads = model_.options().n_threads;
   run.peak_rss_bytes = peak_rss_bytes();
   if (wants_ops()) {
-    const OpRecordWriter::Counts counts = record_writer_.write_run(recorder_, source(), n_tokens_);
+    const OpRecordWriter::Counts counts = record_writer_.write_run(recorder_, source(), events_, n_tokens_, n_runs_);
+    events_.count_run();
+    n_scaled_ += counts.n_scaled;
+    writer_.write_metadata(events_.metadata(n_scaled_));
     run.n_graphs = counts.n_graphs;
     run.n_groups = counts.n_groups;
     run.n_records = counts.n_records;
@@ -375,6 +407,10 @@ RunResult Profiler::run(const RunOptions& options,
 
 void Profiler::sample_idle(double seconds) {
   impl_->sample_idle(seconds);
+}
+
+std::uint32_t Profiler::tokens_written() const noexcept {
+  return impl_->tokens_written();
 }
 
 void Profiler::finish() {

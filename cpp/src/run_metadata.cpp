@@ -29,6 +29,8 @@ std::string levels_json(std::uint32_t levels) {
     names += names.empty() ? "\"ops\"" : ", \"ops\"";
   if ((levels & kLevelMemory) != 0)
     names += names.empty() ? "\"memory\"" : ", \"memory\"";
+  if ((levels & kLevelCounters) != 0)
+    names += ", \"counters\"";  // never alone: it includes ops
   return "[" + names + "]";
 }
 

@@ -31,6 +31,8 @@ from melt_core.trace.format import (
     RUN_WARMUP,
     TOKEN_END_OF_TEXT,
     TRACE_MAGIC,
+    TRACE_MAJOR,
+    TRACE_MINOR,
     ChunkKind,
     ClockId,
     Phase,
@@ -41,7 +43,9 @@ MAX_CHUNK_BYTES = 16 << 20
 US = 1_000
 
 
-def file_header(*, major: int = 1, minor: int = 0, header_bytes: int = 64, start_wall_ns: int = 0) -> bytes:
+def file_header(
+    *, major: int = TRACE_MAJOR, minor: int = TRACE_MINOR, header_bytes: int = 64, start_wall_ns: int = 0
+) -> bytes:
     """Returns a file header with a right checksum."""
     head = struct.pack(
         "<8sHHIIIdq16sI",
@@ -161,6 +165,7 @@ def definitions() -> NDArray[Any]:
         row["bytes_read"], row["bytes_written"], row["flops"] = n_read, n_written, flops
         row["dtype"], row["backend"], row["buffer"] = "f32", "CPU", "CPU_Mapped"
         row["src_dtype"] = ("q4_0", "f32", "")
+        row["live_bytes"] = 1000 * (node + 1) if node < _N_GRAPH_OPS else 0  # 0: not known
         row["shape"], row["src_shape"] = (1, 1, 1, 64), ((1, 1, 64, 64), (1, 1, 1, 64), (0, 0, 0, 0))
     return made
 
@@ -320,11 +325,12 @@ def large_trace(file: BinaryIO, n_records: int, *, n_definitions: int = 600, n_t
 
 
 def write_golden(folder: Path) -> None:
-    """Writes v1_0.melt and what reading it must give."""
+    """Writes the file of the newest version and what reading it must give."""
     from melt_core.trace import Trace
 
     data = toy_trace()
-    (folder / "v1_0.melt").write_bytes(data)
+    name = f"v{TRACE_MAJOR}_{TRACE_MINOR}"
+    (folder / f"{name}.melt").write_bytes(data)
     trace = Trace.from_bytes(data)
     expected = {
         "summary": trace.summary().to_json(),
@@ -333,7 +339,7 @@ def write_golden(folder: Path) -> None:
         "first_ops": trace.ops.head(4).to_dicts(),
     }
     text = json.dumps(expected, indent=1, allow_nan=True).replace("NaN", "null")
-    (folder / "v1_0.json").write_text(text + "\n")
+    (folder / f"{name}.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

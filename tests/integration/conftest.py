@@ -19,6 +19,9 @@ from melt_core.models import model_path
 MELT = Path(sys.executable).with_name("melt")
 #: No child of a test may outlive this, on the slowest machine.
 TIMEOUT_S = 120
+ONE_THREAD = ("--threads", 1)
+#: As little as `melt profile` can do.
+SHORT = ("--prompt-tokens", 4, "--max-tokens", 2, "--repeats", 1, "--warmup", 0, "--overhead-seconds", 0, *ONE_THREAD)
 
 
 @dataclass(frozen=True)

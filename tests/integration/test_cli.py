@@ -133,7 +133,7 @@ def test_ops_groups_by_each_key(by: str, trace_path: str, cli: Cli) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     rows = json.loads(outcome.out)
     assert rows
-    columns = ["key", "count", "wall_ns", "share", "compute_ns", "wait_ns", "bytes", "flops"]
+    columns = ["key", "count", "wall_ns", "share", "compute_ns", "wait_ns", "bytes", "flops", "live_bytes"]
     assert all(list(row)[: len(columns)] == columns for row in rows)
     times = [row["wall_ns"] for row in rows]
     assert times == sorted(times, reverse=True)

@@ -45,7 +45,17 @@ def test_lists_agree_with_what_they_stand_for() -> None:
 def test_ops_json(toy: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ops", toy, "--by", "op_type", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert list(rows[0]) == ["key", "count", "wall_ns", "share", "compute_ns", "wait_ns", "bytes", "flops"]
+    assert list(rows[0]) == [
+        "key",
+        "count",
+        "wall_ns",
+        "share",
+        "compute_ns",
+        "wait_ns",
+        "bytes",
+        "flops",
+        "live_bytes",
+    ]
     assert [row["key"] for row in rows] == ["MUL_MAT", "SAMPLE", "TOKENIZE", "RMS_NORM+MUL", "GET_ROWS"]
     assert rows[1]["bytes"] is None
 

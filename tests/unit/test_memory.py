@@ -28,20 +28,26 @@ READINGS = {
     ("buffers/kv", "resident", "B"): [(300, 10 * MB)],
     ("model_file", "resident", "B"): [(300, 1 * MB)],
     ("process", "rss_after_run", "B"): [(300, 85 * MB)],
-    ("process", "rss_anon_after_run", "B"): [(300, 36 * MB)],
+    ("heap", "resident", "B"): [(300, 11 * MB)],
+    ("program", "resident", "B"): [(300, 20 * MB)],
     ("process", "heap_after_run", "B"): [(300, 27 * MB)],
 }
 
 
-def memory_trace(*, path: Path | None = None, unknown_channel: bool = False) -> Trace:
-    """A mapped model of 50 MB, a cache of 10, which was 20 for a while; 12 MB of heap beside; 5 MB of libraries."""
+def memory_trace(
+    *, path: Path | None = None, unknown_channel: bool = False, changed: dict[str, float | None] | None = None
+) -> Trace:
+    """A mapped model of 50 MB, a cache of 10, which was 20 for a while; 11 MB of heap beside; 20 of program.
+
+    `changed` readings after the run have another value, or are missing: site/kind -> MB or None.
+    """
+    changed = changed or {}
     builder = TraceBuilder()
     builder.metadata(
         {
             "device": {"n_cpus": 2},
             "memory": {
                 "rss_before_load_bytes": 15 * MB,
-                "rss_anon_before_load_bytes": 11 * MB,
                 "heap_before_load_bytes": 5 * MB,
             },
             "sensors": {"missing": {"process/pss": "no smaps_rollup here"}},
@@ -64,6 +70,11 @@ def memory_trace(*, path: Path | None = None, unknown_channel: bool = False) -> 
     ]  # fmt: skip
     channels, samples = [], []
     for number, ((site, kind, unit), readings) in enumerate(READINGS.items(), start=7):
+        other = changed.get(f"{site}/{kind}", 0.0)
+        if other is None:
+            continue
+        if other:
+            readings = [(300, other * MB)]
         text = {"site": site.encode(), "kind": kind.encode(), "unit": unit.encode(), "source": b"test"}
         channels.append({"channel": number, **text})
         samples += [{"time_ns": ms * MS, "value": value, "channel": number} for ms, value in readings]
@@ -128,15 +139,30 @@ def test_every_row_of_the_truth_table() -> None:
         "weights": (50, 40, 50),
         "kv": (10, 10, 20),
         "model_file": (None, 1, None),
-        "heap": (27 - 5 - 10, 12, None),
-        "program": (None, 15 + (85 - 15) - (36 - 11) - 40 - 1, None),  # libraries touched since
-        "unaccounted": (None, 3, None),  # anonymous pages beyond what malloc took
+        "heap": (27 - 5 - 10, 11, None),
+        "program": (None, 20, None),
+        "unaccounted": (None, 85 - 40 - 10 - 1 - 11 - 20, None),
         "process": (None, 85, 95),
     }
     assert account.unaccounted_ratio == pytest.approx(3 / 85)
     assert account.phase_peak_rss_bytes == {"load": 30 * MB, "decode": 90 * MB}
     assert account.missing == {"process/pss": "no smaps_rollup here"}
     assert live_bytes(memory_trace())["kv"][1].tolist() == [20 * MB, 0, 10 * MB, 0]
+
+
+def test_a_heap_that_gives_out_again_what_it_had_before_has_no_size_of_its_own() -> None:
+    heap = {row.category: row for row in memory_of(memory_trace(changed={"process/heap_after_run": 9})).rows}["heap"]
+    assert (heap.bytes, heap.resident_bytes) == (None, 11 * MB)
+
+
+def test_without_the_page_table_nothing_is_said_to_be_unaccounted() -> None:
+    account = memory_of(memory_trace(changed={"heap/resident": None, "program/resident": None}))
+    assert "program" not in {row.category for row in account.rows}
+    assert account.unaccounted_ratio is None
+    # AND where only malloc does not say what it holds, its pages are nobody's
+    account = memory_of(memory_trace(changed={"heap/resident": None, "process/heap_after_run": None}))
+    assert "heap" not in {row.category for row in account.rows}
+    assert account.unaccounted_ratio == pytest.approx(14 / 85)
 
 
 def test_without_samples_what_is_unknown_is_none() -> None:

@@ -79,7 +79,7 @@ class TestStructs:
             (fmt.PHASE, 24),
             (fmt.TOKEN, 40),
             (fmt.GRAPH, 40),
-            (fmt.OP_DEFINITION, 456),
+            (fmt.OP_DEFINITION, 464),
             (fmt.OP, 40),
             (fmt.OVERHEAD, 24),
             (fmt.PROMPT, 8),
@@ -117,6 +117,8 @@ class TestStructs:
             "AllocationRecord": fmt.ALLOCATION,
             "ChannelRecord": fmt.CHANNEL,
             "SampleRecord": fmt.SAMPLE,
+            "CounterRecord": fmt.COUNTER,
+            "SwitchRecord": fmt.SWITCH,
         }
         assert {name: list(dtype.names or ()) for name, dtype in twins.items()} == structs
 
@@ -315,7 +317,7 @@ class TestDamage:
 
     def test_a_lying_record_count_takes_no_memory(self) -> None:
         # GIVEN a header that claims 4 billion records in a payload that is not there
-        head = struct.pack("<4sIIIQI", b"CHNK", ChunkKind.OP_DEFINITIONS, 456, NONE, 456 * NONE, 0)
+        head = struct.pack("<4sIIIQI", b"CHNK", ChunkKind.OP_DEFINITIONS, 464, NONE, 464 * NONE, 0)
         data = file_header() + head + struct.pack("<I", zlib.crc32(head)) + bytes(100)
         assert len(Trace.from_bytes(data).op_definitions) == 0
         # and records of no size, or of less than any version had
@@ -335,7 +337,7 @@ class TestDamage:
 
 class TestVersions:
     def test_newer_major_says_what_to_do(self) -> None:
-        with pytest.raises(TraceError, match=r"format 2\.0 .* pip install -U melt_core"):
+        with pytest.raises(TraceError, match=r"format 2\.1 .* pip install -U melt_core"):
             Trace.from_bytes(file_header(major=2) + TOY[64:])
 
     def test_newer_minor_with_longer_header_and_records_is_read(self) -> None:
@@ -351,7 +353,7 @@ class TestVersions:
                 parts.append(TOY[at:end])
         newer, plain = Trace.from_bytes(b"".join(parts)), Trace.from_bytes(TOY)
         # THEN what is known of it reads the same
-        assert newer.damage == ["written in the newer format 1.7: what it added to 1.0 is not shown"]
+        assert newer.damage == ["written in the newer format 1.7: what it added to 1.1 is not shown"]
         assert newer.ops.to_dicts() == plain.ops.to_dicts()
         assert newer.key_averages().to_dicts() == plain.key_averages().to_dicts()
         assert newer.summary().to_json()["stats"] == plain.summary().to_json()["stats"]

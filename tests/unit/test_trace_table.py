@@ -11,7 +11,7 @@ from melt_core.trace import Table, Trace
 
 OPS_COLUMNS = (
     *("run", "token", "phase", "thread", "start_ns", "compute_ns", "wait_ns", "op", "op_type", "layer", "module"),
-    *("backend", "buffer", "dtype", "shape", "n_fused", "bytes_read", "bytes_written", "flops"),
+    *("backend", "buffer", "dtype", "shape", "n_fused", "bytes_read", "bytes_written", "flops", "live_bytes"),
 )
 
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -11,13 +12,35 @@
 
 namespace melt {
 
+/// Addresses from `begin` to before `end`.
+struct PageRange {
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+};
+
+/// Which pages of the process's own memory, which no file backs, were in RAM.
+struct AnonymousPages {
+  std::vector<PageRange> pages;  ///< in order, none touching the next
+  PageRange brk;                 ///< the mapping that only malloc uses, in RAM or not; empty where there is none
+  std::string missing;           ///< why they are not known; empty if they are
+};
+
 /// What the process held at one time. NaN where the system does not say.
 struct MemoryBaseline {
-  double rss_bytes;
-  double rss_anon_bytes;
-  double heap_bytes;  ///< what malloc has from the system
+  double rss_bytes = std::numeric_limits<double>::quiet_NaN();
+  double rss_file_bytes = rss_bytes;
+  double rss_anon_bytes = rss_bytes;
+  double heap_bytes = rss_bytes;  ///< what malloc has from the system
 };
 MemoryBaseline read_memory_baseline() noexcept;
+
+/// What the process held before a model was loaded.
+struct MemoryBefore {
+  MemoryBaseline totals;
+  AnonymousPages pages;
+};
+/// Takes about a millisecond for each 100 MB that the process holds.
+MemoryBefore read_memory_before();
 
 struct BufferInfo {
   std::uint64_t bytes = 0;        ///< as the runtime counts them

@@ -21,6 +21,7 @@ namespace melt {
 constexpr std::uint32_t kLevelTokens = 1 << 0;
 constexpr std::uint32_t kLevelOps = 1 << 1;
 constexpr std::uint32_t kLevelMemory = 1 << 2;
+constexpr std::uint32_t kLevelCounters = 1 << 3;  // includes ops
 
 /// A session, its clock, and when it was loaded. Trace time 0 is the start of the load.
 class LoadedModel {
@@ -46,7 +47,7 @@ class LoadedModel {
   /// Every buffer of the runtime since the load; releases are in it once the model is unloaded.
   const AllocationLog& allocations() const noexcept { return allocations_; }
   /// What the process held before the load.
-  MemoryBaseline memory_before_load() const noexcept { return memory_before_load_; }
+  const MemoryBefore& memory_before_load() const noexcept { return memory_before_load_; }
   /// Held while a run is under way.
   std::mutex& in_use() noexcept { return in_use_; }
 
@@ -58,7 +59,7 @@ class LoadedModel {
   std::unique_ptr<ClockCalibration> calibration_;
   std::int64_t start_wall_ns_ = 0;
   double page_cache_ratio_ = 0.0;
-  MemoryBaseline memory_before_load_{};
+  MemoryBefore memory_before_load_{};
   std::unique_ptr<Session> session_;
   PhaseRecord load_phase_{};
   PhaseRecord unload_phase_{};
@@ -102,8 +103,12 @@ class Profiler {
   RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition = {});
 
   /// Reads the sensors for so long while nothing runs: what the device draws at idle, with the model loaded. In
-  /// the trace it is a phase of its own. Ends early on a cancel. Does nothing where there is no sensor. Raises: Error(kInvalidArgument), Error(kBusy), Error(kIo).
+  /// the trace it is a phase of its own. Ends early on a cancel. Does nothing where there is no sensor.
+  /// Raises: Error(kInvalidArgument), Error(kBusy), Error(kIo).
   void sample_idle(double seconds);
+
+  /// Tokens in the trace so far, of all repetitions. Call from on_repetition or between runs.
+  std::uint32_t tokens_written() const noexcept;
 
   /// Closes the trace, with the unload phase if the model has been unloaded by now. Calling it twice is harmless.
   void finish();

@@ -28,11 +28,12 @@ std::unique_ptr<SensorSource> make_process_detail(const std::string& model, Miss
 std::unique_ptr<SensorSource> make_interference(MissingChannels& missing);
 
 /// What the process holds, worked out between runs; not for the sampling thread: it allocates. Channels: resident bytes
-/// of the buffers in `log` by category (page table), of the model file's other pages, heap, RSS, and the peak since
-/// reset_peak().
+/// of the buffers in `log` by category, of the model file's other pages, of the heap and of the program (each page of
+/// the process is in one of them at most: docs/memory.md), RSS, and the peak since reset_peak(). `before` must outlive
+/// it.
 class MemoryAccount {
  public:
-  MemoryAccount(const AllocationLog& log, std::string model_path);
+  MemoryAccount(const AllocationLog& log, std::string model_path, const MemoryBefore& before);
   const std::vector<Channel>& channels() const noexcept { return channels_; }
   const MissingChannels& missing() const noexcept { return missing_; }
   /// Makes the kernel forget the process's peak, so that the next read() gives that of what came since.
@@ -41,8 +42,11 @@ class MemoryAccount {
   std::vector<double> read();
 
  private:
+  struct Held;
+  Held held_by_buffers() const;
   double peak_bytes() const;
   const AllocationLog& log_;
+  const MemoryBefore& before_;
   std::string model_path_;
   std::vector<Channel> channels_;
   MissingChannels missing_;

@@ -1,9 +1,9 @@
 """Where a process's memory went: the runtime's buffers, heap, program, and what no one can explain, as its own row.
 
-Buffers come from the runtime's own allocations, what of them is resident from the page table. The program is what was
-resident before the model was loaded, and pages of other files since. Heap is what malloc took since, the runtime's
-buffers left out; resident of it, at most, the anonymous pages that came since. All are read when the last run had
-ended; what they do not add up to is `unaccounted`, never hidden in another row.
+Buffers come from the runtime's own allocations, what of them is resident from the page table. Every other page is the
+model file's, the program's (there before the load, or of a file), or, if it came since the load, the heap's as far as
+malloc took memory since (docs/memory.md). All are read when the last run had ended, and no page is in two rows; what
+they do not add up to is `unaccounted`, never hidden in another row.
 """
 
 from __future__ import annotations
@@ -91,11 +91,10 @@ def memory_of(trace: Trace) -> MemoryAccount:
     at_ns = _last_time(series.get("process/rss_after_run"))
     usage = live_bytes(trace)
     rows = [_buffer_row(name, times, sizes, held, at_ns) for name, (times, sizes) in usage.items()]
-    anonymous = _anonymous_bytes(trace, at_ns)
-    rows += [_file_row(held), _heap_row(trace, held, anonymous), _program_row(trace, held)]
+    rows += [_file_row(held), _heap_row(trace, held, at_ns), _program_row(held)]
     rows = [row for row in rows if (row.bytes, row.resident_bytes, row.peak_bytes) != (None, None, None)]
     explained = sum(row.resident_bytes or 0.0 for row in rows)
-    rest = None if rss is None else rss - explained
+    rest = None if rss is None or "program" not in {row.category for row in rows} else rss - explained
     rows.append(MemoryRow("unaccounted", None, rest, None, "process - all rows above"))
     rows.append(MemoryRow("process", None, rss, _peak_rss(trace), "/proc/self/statm; peak: VmHWM"))
     ratio = None if rest is None or not rss else rest / rss
@@ -140,49 +139,22 @@ def _file_row(held: Mapping[str, float]) -> MemoryRow:
     return MemoryRow("model_file", None, resident, None, "mapped, in no buffer: /proc/self/smaps")
 
 
-def _heap_row(trace: Trace, held: Mapping[str, float], buffers: float) -> MemoryRow:
-    """Returns what malloc took since before the load; as resident, the anonymous pages that this can explain."""
-    taken = _since_load(trace, held, "heap")
-    if taken is None:
-        return MemoryRow("heap", None, None, None, "")
-    size = max(taken - buffers, 0.0)
-    anonymous = _since_load(trace, held, "rss_anon")
-    resident = None
-    if anonymous is not None:
-        resident = min(size, max(anonymous - _resident(held, _anonymous_categories(trace)), 0.0))
-    return MemoryRow("heap", size, resident, None, "mallinfo2 since load, less buffers")
+def _heap_row(trace: Trace, held: Mapping[str, float], at_ns: int | None) -> MemoryRow:
+    """Returns the pages that malloc took since the load, and how much it reserved.
+
+    What it reserved is known from what it has from the system, unless it gave out again what it had before.
+    """
+    resident = _known(held.get("heap/resident"))
+    now, before = _known(held.get("process/heap_after_run")), number(trace.metadata, "memory", "heap_before_load_bytes")
+    size = None if now is None or before is None else now - before - _anonymous_bytes(trace, at_ns)
+    if size is not None and size < (resident or 0.0):
+        size = None
+    return MemoryRow("heap", size, resident, None, "came since load: pagemap, mallinfo2")
 
 
-def _program_row(trace: Trace, held: Mapping[str, float]) -> MemoryRow:
-    """Returns what was resident before the load, and the pages of other files than the model that came since."""
-    before = number(trace.metadata, "memory", "rss_before_load_bytes")
-    grown, anonymous = _since_load(trace, held, "rss"), _since_load(trace, held, "rss_anon")
-    file = _known(held.get("model_file/resident"))
-    if before is not None and grown is not None and anonymous is not None and file is not None:
-        mapped = _resident(held, _categories(trace) - _anonymous_categories(trace))
-        before += max(grown - anonymous - mapped - file, 0.0)
-    return MemoryRow("program", None, before, None, "RSS before load, and code since")
-
-
-def _since_load(trace: Trace, held: Mapping[str, float], kind: str) -> float | None:
-    now = _known(held.get(f"process/{kind}_after_run"))
-    before = number(trace.metadata, "memory", f"{kind}_before_load_bytes")
-    return None if now is None or before is None else now - before
-
-
-def _categories(trace: Trace) -> set[str]:
-    return set(live_bytes(trace))
-
-
-def _anonymous_categories(trace: Trace) -> set[str]:
-    """Returns the categories whose buffers are memory of their own, not pages of the model file."""
-    rows = trace.records(ChunkKind.ALLOCATIONS)
-    mapped = set(rows["category"][rows["event"] == MemoryEvent.MAPPED].tolist())
-    return _categories(trace) - {member.name.lower() for member in MemoryCategory if int(member) in mapped}
-
-
-def _resident(held: Mapping[str, float], categories: set[str]) -> float:
-    return sum(_known(held.get(f"buffers/{name}/resident")) or 0.0 for name in categories)
+def _program_row(held: Mapping[str, float]) -> MemoryRow:
+    resident = _known(held.get("program/resident"))
+    return MemoryRow("program", None, resident, None, "there before load, and code: pagemap")
 
 
 def _known(value: float | None) -> float | None:

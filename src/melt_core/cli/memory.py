@@ -23,6 +23,9 @@ def add_parser(subparsers: Any) -> None:
         "of those in RAM; peak: the most ever reserved (of the process: ever resident).",
     )
     parser.add_argument("trace", nargs="?", metavar="T.melt", help="a trace recorded with --levels tokens,memory")
+    parser.add_argument(
+        "--activations", action="store_true", help="instead: live bytes of activations at each op of the largest graphs"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON: a list of rows, sizes in bytes")
     add_arguments(parser)
     parser.set_defaults(run=run)
@@ -34,13 +37,34 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidArgumentError("name a trace, or --frontier MODEL")
     if args.frontier is not None:
         return run_frontier(args)
+    if args.activations:
+        return _run_activations(args)
     from melt_core.analysis.memory import memory_of
+    from melt_core.report.activations import activation_lines
 
-    account = memory_of(open_trace(args.trace))
+    trace = open_trace(args.trace)
+    account = memory_of(trace)
     if args.json:
         print_json([row.to_json() for row in account.rows])
     else:
-        print("\n".join(_lines(account)))
+        print("\n".join(_lines(account) + activation_lines(trace)))
+    return 0
+
+
+def _run_activations(args: argparse.Namespace) -> int:
+    from melt_core.analysis.liveness import live_graphs, why_unknown
+    from melt_core.errors import TraceError
+    from melt_core.report.activations import graph_lines
+
+    trace = open_trace(args.trace)
+    graphs = live_graphs(trace)
+    if not graphs:
+        reason = why_unknown(trace) or "no measured run has a graph"
+        raise TraceError(f"{args.trace} has no live activations: {reason}")
+    if args.json:
+        print_json([graph.to_json(ops=True) for graph in graphs])
+    else:
+        print("\n\n".join("\n".join(graph_lines(graph)) for graph in graphs))
     return 0
 
 

@@ -38,7 +38,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--repeats", type=int, default=3, metavar="R", help="repetitions that count (default: 3)")
     parser.add_argument("--warmup", type=int, default=1, metavar="W", help="repetitions before those (default: 1)")
     parser.add_argument(
-        "--levels", default="tokens,ops", metavar="L", help="of tokens,ops,memory (default: tokens,ops)"
+        "--levels",
+        default="tokens,ops",
+        metavar="L",
+        help="of tokens,ops,memory,counters (default: tokens,ops)",
     )
     parser.add_argument(
         "--sensors",
@@ -69,6 +72,12 @@ def add_parser(subparsers: Any) -> None:
         default=1.0,
         metavar="S",
         help="time for measuring the recording's own cost, for prefill and decode each; 0: do not (default: 1)",
+    )
+    parser.add_argument(
+        "--device", default="local", metavar="URI", help="run there: adb:SERIAL, ssh:[user@]HOST[:PORT], ios:UDID"
+    )
+    parser.add_argument(
+        "--gate-wait", type=float, default=60.0, metavar="S", help="with --device: how long to wait until it has cooled"
     )
     parser.add_argument("-o", "--output", metavar="T.melt", help="keep the trace in this file")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -132,8 +141,24 @@ def _profile(args: argparse.Namespace, output: Path) -> Any:
         sensor_hz=args.sensor_hz,
         idle_s=args.idle_s,
     )
+    if args.device != "local":
+        return _profile_on_device(request, args)
     with Progress(sys.stderr) as progress:
         return profile_in_child(request, on_event=lambda event: _show(progress, event))
+
+
+def _profile_on_device(request: Any, args: argparse.Namespace) -> Any:
+    from melt_core.cli.devices import show_event
+    from melt_core.devices import GateLimits
+    from melt_core.devices.discovery import remember
+    from melt_core.profiling import profile_on_device
+
+    limits = GateLimits(wait_s=args.gate_wait)
+    remember(args.device)
+    with Progress(sys.stderr) as progress:
+        return profile_on_device(
+            request, args.device, limits=limits, on_event=lambda event: show_event(progress, event)
+        )
 
 
 def _prompt_of(path: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -11,8 +12,8 @@ import numpy as np
 from melt_core.errors import InvalidArgumentError
 from melt_core.meters.align import ClockFit, phase_times
 from melt_core.meters.recording import MAX_LISTED, UNITS, Recording
-from melt_core.trace.append import appended
-from melt_core.trace.format import CHANNEL, SAMPLE, ChunkKind
+from melt_core.trace.append import SampleSeries, write_appended
+from melt_core.trace.format import ChunkKind
 from melt_core.trace.storage import written_atomically
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 #: Readings so long before the trace's first phase and after its last are kept, for the idle power.
 MARGIN_S: Final = 60.0
-_MAX_SOURCE_BYTES: Final = 63
 
 
 def merge(
@@ -39,13 +39,22 @@ def merge(
         InvalidArgumentError: The recording and the trace do not overlap, or the site is taken.
         StorageError: The file cannot be written.
     """
-    data = merged_bytes(trace, recording, fit, site=site)
+    metadata, series = _additions(trace, recording, fit, site)
     with written_atomically(output) as file:
-        file.write(data)
+        write_appended(trace.buffer, file, name=trace.path or "the trace", metadata=metadata, series=series)
 
 
 def merged_bytes(trace: Trace, recording: Recording, fit: ClockFit, *, site: str = "meter") -> bytes:
     """Returns the bytes that `merge` writes. Raises: InvalidArgumentError as it does."""
+    metadata, series = _additions(trace, recording, fit, site)
+    out = io.BytesIO()
+    write_appended(trace.buffer, out, name=trace.path or "the trace", metadata=metadata, series=series)
+    return out.getvalue()
+
+
+def _additions(
+    trace: Trace, recording: Recording, fit: ClockFit, site: str
+) -> tuple[dict[str, Any], list[SampleSeries]]:
     channels = trace.records(ChunkKind.CHANNELS)
     if (channels["site"] == site.encode()).any():
         raise InvalidArgumentError(
@@ -64,20 +73,12 @@ def merged_bytes(trace: Trace, recording: Recording, fit: ClockFit, *, site: str
     derived = "power" not in series and {"current", "voltage"} <= set(series)
     if derived:
         series["power"] = recording.power_w()
-    first = int(channels["channel"].max()) + 1 if len(channels) else 0
-    rows = np.zeros(len(series), CHANNEL)
-    parts = []
-    for number, (kind, values) in enumerate(series.items()):
-        source = "derived: current x voltage" if derived and kind == "power" else _short(recording.source)
-        rows["channel"][number] = first + number
-        for name, text in (("site", site), ("kind", kind), ("unit", UNITS[kind]), ("source", source)):
-            rows[name][number] = text.encode()
+    additions = []
+    for kind, values in series.items():
+        source = "derived: current x voltage" if derived and kind == "power" else recording.source
         kept = inside & np.isfinite(values)
-        samples = np.zeros(int(kept.sum()), SAMPLE)
-        samples["time_ns"], samples["value"], samples["channel"] = time_ns[kept], values[kept], first + number
-        parts.append(samples)
-    records = {ChunkKind.CHANNELS: rows, ChunkKind.SAMPLES: np.concatenate(parts)}
-    return appended(trace, records=records, metadata=_metadata(trace, recording, fit, site, int(inside.sum())))
+        additions.append(SampleSeries(site, kind, UNITS[kind], source, time_ns[kept], values[kept]))
+    return _metadata(trace, recording, fit, site, int(inside.sum())), additions
 
 
 def _metadata(trace: Trace, recording: Recording, fit: ClockFit, site: str, n_kept: int) -> dict[str, Any]:
@@ -106,8 +107,3 @@ def _metadata(trace: Trace, recording: Recording, fit: ClockFit, site: str, n_ke
         )
     return {"meters": {**(earlier if isinstance(earlier, Mapping) else {}), site: about}, "warnings": warnings}
 
-
-def _short(source: str) -> str:
-    """Returns the end of a path that is too long for its field."""
-    data = source.encode()
-    return source if len(data) <= _MAX_SOURCE_BYTES else data[-_MAX_SOURCE_BYTES:].decode("utf-8", "ignore")

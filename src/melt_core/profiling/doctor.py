@@ -11,6 +11,7 @@ import psutil
 
 from melt_core.runtime.machine import (
     build_info,
+    counter_info,
     counter_is_invariant,
     device_info,
     runtime_details,
@@ -50,7 +51,7 @@ def examine(sysfs: Path = Path("/sys"), procfs: Path = Path("/proc")) -> list[Fi
         _cpus(),
         _frequency(sysfs),
         _memory(procfs),
-        _hardware_counters(procfs),
+        *_counters(),
         *_sensors(),
     ]
 
@@ -116,11 +117,24 @@ def _memory(procfs: Path) -> Finding:
     return Finding("memory", "ok", f"{available / 2**30:.1f} GiB available; process peak from /proc (VmHWM)")
 
 
-def _hardware_counters(procfs: Path) -> Finding:
-    setting = procfs / "sys/kernel/perf_event_paranoid"
-    if not setting.exists():
-        return Finding("hardware counters", "absent", "this kernel has no perf events")
-    return Finding("hardware counters", "absent", "not read by this version (level counters)")
+def _counters() -> list[Finding]:
+    """Returns what level counters would count here, and whether ops can be marked that were disturbed."""
+    info = counter_info()
+    findings = []
+    for kind, subject in (("hardware", "hardware counters"), ("software", "software events")):
+        rows = [row for row in info["counters"] if row["kind"] == kind]
+        there = [f"{row['name']} ({row['source']})" for row in rows if row["source"]]
+        absent: dict[str, list[str]] = {}
+        for row in rows:
+            if not row["source"]:
+                absent.setdefault(row["reason"], []).append(row["name"])
+        reasons = [f"{', '.join(names)}: {reason}" for reason, names in absent.items()]
+        state = "ok" if not absent else "limited" if there else "absent"
+        findings.append(Finding(subject, state, "; ".join([*([", ".join(there)] if there else []), *reasons])))
+    reason = info["switches_reason"]
+    marked = "level ops marks the ops within which a thread lost its processor"
+    findings.append(Finding("disturbed ops", "absent" if reason else "ok", reason or marked))
+    return findings
 
 
 def _sensors() -> list[Finding]:

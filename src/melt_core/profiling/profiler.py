@@ -29,7 +29,12 @@ from melt_core.runtime.session import LLM
 from melt_core.trace import Trace
 
 #: What can be recorded; each level includes what it needs of the others.
-LEVELS: Mapping[str, int] = {"tokens": _core.LEVEL_TOKENS, "ops": _core.LEVEL_OPS, "memory": _core.LEVEL_MEMORY}
+LEVELS: Mapping[str, int] = {
+    "tokens": _core.LEVEL_TOKENS,
+    "ops": _core.LEVEL_OPS,
+    "memory": _core.LEVEL_MEMORY,
+    "counters": _core.LEVEL_COUNTERS,
+}
 
 #: Room for the ops of one run, all threads, in memory. Beyond it graphs are dropped, and counted.
 DEFAULT_LOG_BYTES = 1 << 28
@@ -66,6 +71,7 @@ class Profiler:
         metadata: Mapping[str, Any] | None,
         ring_stamps: int,
         log_bytes: int,
+        watch_switches: bool,
         sensors: str | Sequence[str],
         sensor_hz: float,
     ) -> None:
@@ -84,6 +90,7 @@ class Profiler:
             metadata_json=_metadata_json(metadata or {}),
             ring_stamps=checked_number("ring_stamps", ring_stamps, low=1, high=1 << 24),
             log_bytes=checked_number("log_bytes", log_bytes, high=1 << 40),
+            watch_switches=watch_switches,
             sensors=sensor_list(sensors),
             sensor_hz=sensor_hz,
         )
@@ -245,6 +252,7 @@ def profile(
     metadata: Mapping[str, Any] | None = None,
     ring_stamps: int = DEFAULT_RING_STAMPS,
     log_bytes: int = DEFAULT_LOG_BYTES,
+    watch_switches: bool = True,
     sensors: str | Sequence[str] = "auto",
     sensor_hz: float = DEFAULT_SENSOR_HZ,
 ) -> Profiler:
@@ -253,11 +261,13 @@ def profile(
     Args:
         llm: A loaded model.
         levels: What to record: ``"tokens"`` (runs, phases, tokens), ``"ops"`` (each op on each thread) and ``"memory"``
-            (buffers of the runtime, memory of the process, disturbance by the host).
+            (buffers of the runtime, memory of the process, disturbance by the host), ``"counters"`` (cycles,
+            instructions, cache and branch misses, page faults of each op; includes ops).
         output: Where the trace is written while it grows; by default a temporary file that goes with the trace.
         metadata: A JSON-able mapping of your own, merged into the trace's metadata.
         ring_stamps: Ops of one graph that a thread can record.
         log_bytes: Memory for the ops of one run; beyond either limit ops are dropped and counted.
+        watch_switches: At level ops, mark the ops within which a thread lost its processor.
         sensors: What to read of power, heat, clocks and load: ``"auto"`` is all that this machine has, ``"none"``
             nothing; or names of `sensor_names`, each of which then has to be there.
         sensor_hz: How often, from 0.1 to 1000 times a second; a slower sensor is read as often as it may be.
@@ -267,6 +277,10 @@ def profile(
             or absent.
         StorageError: `output` cannot be written.
     """
+    from melt_core.profiling.remote import RemoteLLM, RemoteProfiler  # which build upon this module
+
+    if isinstance(llm, RemoteLLM):
+        return RemoteProfiler(llm, levels=levels, output=output, metadata=metadata, log_bytes=log_bytes)
     return Profiler(
         llm,
         levels=levels,
@@ -274,6 +288,7 @@ def profile(
         metadata=metadata,
         ring_stamps=ring_stamps,
         log_bytes=log_bytes,
+        watch_switches=watch_switches,
         sensors=sensors,
         sensor_hz=sensor_hz,
     )

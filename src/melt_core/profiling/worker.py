@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ from melt_core.runtime.session import LLM, load
 
 def main() -> int:
     """Executes the request on standard input. Returns the exit code."""
+    return serve(lambda line, send: execute(ProfileRequest.from_json(line), send))
+
+
+def serve(execute_line: Callable[[str, Any], dict[str, Any]]) -> int:
+    """Executes the line on standard input and tells of it on standard output. Returns the exit code."""
     # Whatever a runtime prints must not get between the events.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -31,10 +37,10 @@ def main() -> int:
     def send(event: str, **values: Any) -> None:
         print(json.dumps({"event": event, **values}), file=events, flush=True)
 
-    request = ProfileRequest.from_json(sys.stdin.readline())
+    line = sys.stdin.readline()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        send("done", **execute(request, send))
+        send("done", **execute_line(line, send))
         return 0
     except KeyboardInterrupt:
         send("error", kind="CancelledError", message="cancelled; what was measured before is in the trace")

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melt_core.analysis.memory import has_memory, memory_of
+from melt_core.analysis.memory import memory_of
 from melt_core.analysis.samples import Series, series_of
 from melt_core.report import human
 from melt_core.report._charts import esc
+from melt_core.report.activations import activations_body
 
 if TYPE_CHECKING:
     from melt_core.trace.trace import Trace
@@ -19,9 +20,7 @@ _LINES = (("process/rss", "resident set"), ("process/rss_anon", "anonymous"), ("
 
 
 def memory_body(trace: Trace) -> str:
-    """Returns the section's contents (HTML); empty for a trace without level memory."""
-    if not has_memory(trace):
-        return ""
+    """Returns the section's contents (HTML) for a trace with level memory."""
     account = memory_of(trace)
     rows = []
     for row in account.rows:
@@ -36,7 +35,8 @@ def memory_body(trace: Trace) -> str:
     missing = "".join(
         f"<dt>Missing: {esc(name)}</dt><dd>{esc(reason)}</dd>" for name, reason in account.missing.items()
     )
-    return table + _timeline(series_of(trace)) + (f"<dl>{missing}</dl>" if missing else "")
+    activations = activations_body(trace)
+    return table + _timeline(series_of(trace)) + activations + (f"<dl>{missing}</dl>" if missing else "")
 
 
 def _timeline(series: dict[str, Series]) -> str:

@@ -29,6 +29,12 @@ def device_info() -> dict[str, Any]:
     return info
 
 
+def counter_info() -> dict[str, Any]:
+    """Returns what can be counted per op in this process: each counter with its source, or why it is absent."""
+    info: dict[str, Any] = json.loads(_core.counters_json())
+    return info
+
+
 def build_info() -> dict[str, Any]:
     """Returns how the core was built: the ``build`` metadata of a trace made here."""
     info: dict[str, Any] = json.loads(_core.build_json())

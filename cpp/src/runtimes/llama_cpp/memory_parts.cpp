@@ -15,6 +15,7 @@
 #include "melt/environment.h"
 #include "melt/error.h"
 #include "melt/gguf.h"
+#include "memory_hooks.h"
 #include "op_hooks.h"
 #include "upstream.h"
 
@@ -40,11 +41,51 @@ ProcessMemory process_memory() {
   return memory;
 }
 
-double sum_of(const std::vector<MemoryPart>& parts, const char* category) {
+/// Bytes of the buffers that are there, of one category.
+double allocated_bytes(const AllocationLog& log, MemoryCategory category) {
   double total = 0;
-  for (const MemoryPart& part : parts)
-    total += part.category == category ? static_cast<double>(part.bytes) : 0.0;
+  for (std::uint32_t id = 0; id < log.buffers().size(); ++id) {
+    const BufferInfo& buffer = log.buffers()[id];
+    total += log.is_live(id) && buffer.category == category ? static_cast<double>(buffer.bytes) : 0.0;
+  }
   return total;
+}
+
+std::uint32_t context_length(const llama_model& model, const ModelOptions& options) {
+  return options.n_ctx > 0 ? options.n_ctx : static_cast<std::uint32_t>(llama_model_n_ctx_train(&model));
+}
+
+/// Raises: Error(kOutOfMemory) if a context that needs `needed_bytes` cannot be.
+void refuse_beyond_memory(std::uint32_t n_ctx, double needed_bytes) {
+  const DeviceMemory memory = device_memory();
+  const auto available = static_cast<double>(memory.available_bytes);
+  if (needed_bytes <= available)
+    return;
+  throw Error(ErrorKind::kOutOfMemory, "a context of " + std::to_string(n_ctx) + " tokens needs at least " +
+                                           std::to_string(static_cast<std::uint64_t>(needed_bytes) >> 20) + " MiB, " +
+                                           std::to_string(static_cast<std::uint64_t>(available) >> 20) +
+                                           " MiB of memory are available (" + memory.source +
+                                           "): give a shorter n_ctx");
+}
+
+/// What the context of an ordinary transformer takes at most: every layer keeps K and V of all tokens; activations of
+/// a whole batch with attention scores for all tokens, as without flash attention.
+double most_context_bytes(const llama_model& model, const ModelOptions& options) {
+  const llama_hparams& hparams = model.hparams;
+  const ggml_type type = kv_type(options);
+  const double value_bytes = static_cast<double>(ggml_type_size(type)) / static_cast<double>(ggml_blck_size(type));
+  const double n_ctx = context_length(model, options);
+  const double n_tokens = std::min(options.n_ubatch, options.n_batch);
+  const auto n_layer = static_cast<std::uint32_t>(llama_model_n_layer(&model));
+  double values = 0, heads = 0;
+  for (std::uint32_t layer = 0; layer < n_layer; ++layer) {
+    values += hparams.n_embd_k_gqa(layer) + hparams.n_embd_v_gqa(layer);
+    heads = std::max<double>(heads, hparams.n_head(layer));
+  }
+  const double widest = std::max<double>(hparams.n_embd, hparams.n_ff()) * 8;
+  const double states = sizeof(float) * static_cast<double>(hparams.n_embd_r() + hparams.n_embd_s()) * n_layer;
+  return n_ctx * (kCellBytes + values * value_bytes) + states +
+         n_tokens * sizeof(float) * (n_ctx * (heads + 1) + widest);
 }
 
 /// With mmap, llama.cpp's buffer spans the file from the first to the last tensor that stays in its file layout, with
@@ -109,14 +150,17 @@ llama_context_params context_params(const ModelOptions& options) {
   return params;
 }
 
-void refuse_beyond_memory(std::uint32_t n_ctx, double needed_bytes) {
-  const auto available = static_cast<double>(device_memory().available_bytes);
-  if (needed_bytes <= available)
+void refuse_impossible_context(const llama_model& model, const ModelOptions& options) {
+  const std::uint32_t n_ctx = context_length(model, options);
+  refuse_beyond_memory(n_ctx, kCellBytes * n_ctx);
+  if (most_context_bytes(model, options) <= 0.5 * static_cast<double>(device_memory().available_bytes))
     return;
-  throw Error(ErrorKind::kOutOfMemory, "a context of " + std::to_string(n_ctx) + " tokens needs at least " +
-                                           std::to_string(static_cast<std::uint64_t>(needed_bytes) >> 20) + " MiB, " +
-                                           std::to_string(static_cast<std::uint64_t>(available) >> 20) +
-                                           " MiB of memory are available: give a shorter n_ctx");
+  double needed = kCellBytes * n_ctx;
+  for (const MemoryPart& part : predict_memory(options).parts) {
+    if (part.category != "weights" && part.category != "repack")
+      needed += static_cast<double>(part.bytes);
+  }
+  refuse_beyond_memory(n_ctx, needed);
 }
 
 std::vector<MemoryPart> memory_parts(const llama_model& model, const llama_context& context) {
@@ -143,16 +187,19 @@ MemoryForecast predict_memory(const ModelOptions& options) {
   if (header.tensors.empty())
     throw Error(ErrorKind::kModel, options.path + " holds a vocabulary only: there are no weights to run");
   SetupGuard guard;
+  AllocationLog allocated;  // upstream's dry run spares K and V, but allocates recurrent states and logits
   llama_model_params model_options = model_params(options);
   model_options.no_alloc = true;
   model_options.load_mode = LLAMA_LOAD_MODE_NONE;
   const Owned<llama_model> model(llama_model_load_from_file(options.path.c_str(), model_options));
   if (!model)
     throw guard.failure(ErrorKind::kModel, "llama.cpp cannot load " + options.path);
-  const std::uint32_t n_ctx =
-      options.n_ctx > 0 ? options.n_ctx : static_cast<std::uint32_t>(llama_model_n_ctx_train(model.get()));
+  const std::uint32_t n_ctx = context_length(*model, options);
   refuse_beyond_memory(n_ctx, kCellBytes * n_ctx);
-  const Owned<llama_context> context(llama_init_from_model(model.get(), context_options));
+  const Owned<llama_context> context = [&] {
+    const MemoryScope scope(&allocated, MemoryStage::kContext);
+    return Owned<llama_context>(llama_init_from_model(model.get(), context_options));
+  }();
   if (!context)
     throw guard.failure(ErrorKind::kRuntime, "no context of " + std::to_string(n_ctx) + " tokens for " + options.path);
 
@@ -161,9 +208,10 @@ MemoryForecast predict_memory(const ModelOptions& options) {
   forecast.parts = memory_parts(*model, *context);
   const OpHooks hooks(nodes_hint(static_cast<std::uint32_t>(llama_model_n_layer(model.get()))));  // as a session has
   const ProcessMemory process = process_memory();
-  const double state = llama_model_is_recurrent(model.get()) ? sum_of(forecast.parts, "kv") : 0.0;
-  forecast.process_resident_bytes = process.resident_bytes - state;
-  forecast.process_reserved_bytes = process.reserved_bytes - state - sum_of(forecast.parts, "output");
+  const double states = allocated_bytes(allocated, MemoryCategory::kKv);  // zeroed, so all of it resident
+  forecast.process_resident_bytes = process.resident_bytes - states;
+  forecast.process_reserved_bytes =
+      process.reserved_bytes - states - allocated_bytes(allocated, MemoryCategory::kOutput);
   if (options.use_mmap)
     use_mapping(*model, header, forecast.parts);
   return forecast;

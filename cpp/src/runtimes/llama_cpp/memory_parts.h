@@ -26,13 +26,16 @@ inline std::size_t nodes_hint(std::uint32_t n_layer) {
   return static_cast<std::size_t>(n_layer) * 40 + 64;
 }
 
-/// Raises: Error(kOutOfMemory) if a context that needs `needed_bytes` cannot be.
-void refuse_beyond_memory(std::uint32_t n_ctx, double needed_bytes);
+/// Call before the context of a loaded model is made: llama.cpp touches its bookkeeping before it asks for the cache,
+/// and the cache before it asks for the rest. Where the context could take more than half of the memory at hand, the
+/// dry run says to the byte what it takes; elsewhere nothing is run twice.
+/// Raises: Error(kOutOfMemory) if it is more than there is.
+void refuse_impossible_context(const llama_model& model, const ModelOptions& options);
 
 /// By llama_get_memory_breakdown, which leaves out the output buffer: that is one row of logits.
 std::vector<MemoryPart> memory_parts(const llama_model& model, const llama_context& context);
 
-/// See Runtime::predict_memory. A recurrent state is really allocated (upstream knows no dry run for it).
+/// See Runtime::predict_memory.
 MemoryForecast predict_memory(const ModelOptions& options);
 
 }  // namespace melt::llama_cpp

@@ -40,18 +40,6 @@ bool should_abort(void* user) {
   return static_cast<const std::atomic<bool>*>(user)->load(std::memory_order_relaxed);
 }
 
-/// llama.cpp touches its bookkeeping before it asks for the cache itself: refuse what cannot be. At least one layer in
-/// eight of any model with attention keeps all tokens (gemma 3: one in six).
-void refuse_impossible_context(const llama_model* model, const ModelOptions& options) {
-  const double heads = llama_model_n_head_kv(model), all_heads = std::max(llama_model_n_head(model), 1);
-  const ggml_type type = kv_type(options);
-  const double value_bytes = static_cast<double>(ggml_type_size(type)) / static_cast<double>(ggml_blck_size(type));
-  const double layer_bytes = 2.0 * value_bytes * heads * llama_model_n_embd(model) / all_heads;  // K and V
-  const double token_bytes = kCellBytes + layer_bytes * std::ceil(llama_model_n_layer(model) / 8.0);
-  const double needed = token_bytes * options.n_ctx;
-  refuse_beyond_memory(options.n_ctx, needed);
-}
-
 }  // namespace
 
 LlamaSession::LlamaSession(const ModelOptions& options) : cancel_(options.cancel), allocations_(options.allocations) {
@@ -59,11 +47,12 @@ LlamaSession::LlamaSession(const ModelOptions& options) : cancel_(options.cancel
   kv_type(options);         // before the weights are read
   read_gguf(options.path);  // refuses what llama.cpp would abort on
   load_model(options);
+  refuse_impossible_context(*model_, options);
   make_context(options);
   fill_info(options);
   batch_ = llama_batch_init(static_cast<std::int32_t>(info_.n_batch), 0, 1);
   text_ = std::make_unique<Text>(model_.get());
-  ops_ = std::make_unique<OpHooks>(nodes_hint(info_.n_layer));
+  ops_ = std::make_unique<OpHooks>(nodes_hint(info_.n_layer), pool_.get(), options.n_threads);
 }
 
 LlamaSession::~LlamaSession() {
@@ -98,7 +87,6 @@ void LlamaSession::make_context(const ModelOptions& options) {
     params.abort_callback = should_abort;
     params.abort_callback_data = const_cast<std::atomic<bool>*>(cancel_);
   }
-  refuse_impossible_context(model_.get(), options);
   context_.reset(llama_init_from_model(model_.get(), params));
   if (!context_) {
     throw guard.failure(ErrorKind::kRuntime, "no context of " + std::to_string(options.n_ctx) + " tokens for " +

@@ -19,6 +19,10 @@ CapturedTensor captured(const ggml_tensor* tensor) noexcept {
       buffer != nullptr && ggml_backend_buffer_get_usage(buffer) == GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
   copy.weight = is_weight ? copy.root : nullptr;
   copy.buffer_type = buffer != nullptr ? ggml_backend_buffer_get_type(buffer) : nullptr;
+  const bool is_activation =
+      buffer != nullptr && ggml_backend_buffer_get_usage(buffer) == GGML_BACKEND_BUFFER_USAGE_COMPUTE;
+  copy.activation = is_activation ? copy.root->data : nullptr;
+  copy.activation_bytes = is_activation ? ggml_nbytes(copy.root) : 0;
   copy.type = tensor->type;
   copy.op = tensor->op;
   std::memcpy(copy.ne, tensor->ne, sizeof copy.ne);
@@ -28,6 +32,23 @@ CapturedTensor captured(const ggml_tensor* tensor) noexcept {
 
 bool is_executed(const ggml_tensor* node) noexcept {  // as ggml-cpu's node loop decides
   return !ggml_op_is_empty(node->op) && (node->flags & GGML_TENSOR_FLAG_COMPUTE) != 0;
+}
+
+bool is_output(const ggml_tensor* tensor) noexcept {
+  return (tensor->flags & GGML_TENSOR_FLAG_OUTPUT) != 0 ||
+         (tensor->view_src != nullptr && (tensor->view_src->flags & GGML_TENSOR_FLAG_OUTPUT) != 0);
+}
+
+/// An output that is a view, and so not executed: what it looks at has to stay.
+void keep_viewed(const ggml_tensor* view, CapturedNode* nodes, std::uint32_t n_nodes) noexcept {
+  if (view->view_src == nullptr || !is_output(view))
+    return;
+  for (std::uint32_t i = n_nodes; i-- > 0;) {
+    if (nodes[i].tensor.root == view->view_src) {
+      nodes[i].is_output = true;
+      return;
+    }
+  }
 }
 
 }  // namespace
@@ -66,13 +87,16 @@ bool TopologyStore::capture(const ggml_cgraph* graph) noexcept {
   std::uint32_t source = n_sources_;
   for (int i = 0; i < graph->n_nodes; ++i) {
     const ggml_tensor* tensor = graph->nodes[i];
-    if (!is_executed(tensor))
+    if (!is_executed(tensor)) {
+      keep_viewed(tensor, nodes_.data() + n_nodes_, node - n_nodes_);
       continue;
+    }
     if (node == nodes_.size())
       return false;
     CapturedNode& copy = nodes_[node++];
     copy.tensor = captured(tensor);
     copy.index = static_cast<std::uint32_t>(i);
+    copy.is_output = is_output(tensor);
     std::memcpy(copy.op_params, tensor->op_params, sizeof copy.op_params);
     copy.first_source = source;
     for (const ggml_tensor* from : tensor->src) {

@@ -19,6 +19,8 @@ struct CapturedTensor {
   const ggml_tensor* root;    ///< the tensor that owns the storage: itself, unless it is a view. Only an identity...
   const ggml_tensor* weight;  ///< ...but weights live as long as the model and may be asked; else null
   ggml_backend_buffer_type_t buffer_type;  ///< null if not in a buffer
+  const void* activation;                  ///< where the root begins, if it lies in a compute buffer; else null
+  std::uint64_t activation_bytes;          ///< of the root, as ggml's allocator was asked for
   ggml_type type;
   ggml_op op;
   std::int64_t ne[GGML_MAX_DIMS];
@@ -31,6 +33,7 @@ struct CapturedNode {
   std::int32_t op_params[2];
   std::uint32_t first_source;  ///< in Topology::sources
   std::uint32_t n_sources;
+  bool is_output;  ///< of the graph, or what an output is a view of: kept after the last op that reads it
 };
 
 /// A captured graph: its nodes that are executed (views and the like are not), in order.

@@ -1,0 +1,74 @@
+"""Live activations as text and as a chart: the peak of each phase, at which op, and op by op."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from melt_core.analysis.liveness import LiveGraph, live_graphs, why_unknown
+from melt_core.report import human
+from melt_core.report._charts import esc
+from melt_core.report.text import WIDTH
+
+if TYPE_CHECKING:
+    from melt_core.trace.trace import Trace
+
+_WIDTH, _HEIGHT = 1000, 120
+
+
+def activation_lines(trace: Trace) -> list[str]:
+    """Returns one line for each phase with its peak; without any a line that says why, where graphs were recorded."""
+    graphs = live_graphs(trace)
+    if not graphs:
+        reason = why_unknown(trace)
+        known = reason is None or not len(trace.graphs)
+        return [] if known else textwrap.wrap(f"missing: live activations: {reason}", WIDTH, subsequent_indent="  ")
+    lines = []
+    for graph in graphs:
+        lines += textwrap.wrap(f"live activations, {graph.phase}: {_peak(graph)}", WIDTH, subsequent_indent="  ")
+    return lines
+
+
+def graph_lines(graph: LiveGraph) -> list[str]:
+    """Returns the ops of a graph in order, with what is live at each."""
+    lines = [*textwrap.wrap(f"{graph.phase}: {_peak(graph)}", WIDTH), f"{'live':>9}  {'op_type':<20}op"]
+    for op in graph.ops:
+        name = human.plain(op.op)
+        lines.append(f"{human.size_bytes(op.live_bytes):>9}  {human.plain(op.op_type)[:18]:<20}{name}"[:WIDTH])
+    return lines
+
+
+def activations_body(trace: Trace) -> str:
+    """Returns the charts (HTML); empty without live activations."""
+    graphs = live_graphs(trace)
+    if not graphs:
+        return ""
+    return "<h3>Op by op</h3>" + "".join(_chart(graph) for graph in graphs)
+
+
+def _peak(graph: LiveGraph) -> str:
+    text = f"peak {human.size_bytes(graph.peak.live_bytes)} at {human.plain(graph.peak.op)} ({graph.peak.op_type})"
+    if graph.compute_bytes is None:
+        return text
+    return (
+        f"{text}, {human.percent(graph.buffer_ratio)} of the compute buffer's {human.size_bytes(graph.compute_bytes)}"
+    )
+
+
+def _chart(graph: LiveGraph) -> str:
+    top = graph.peak.live_bytes * 1.06
+    step = _WIDTH / len(graph.ops)
+    points = []
+    for at, op in enumerate(graph.ops):
+        height = _HEIGHT * (1 - op.live_bytes / top)
+        points += [f"{at * step:.1f},{height:.1f}", f"{(at + 1) * step:.1f},{height:.1f}"]
+    labels = "".join(f"<span>{human.size_bytes(top * at / 2) if at else 0}</span>" for at in range(2, -1, -1))
+    ticks = "".join(f"<span>{len(graph.ops) * at // 4}</span>" for at in range(5))
+    style = "fill:none;stroke:var(--c0);stroke-width:2;vector-effect:non-scaling-stroke"
+    return (
+        f"<p>{esc(graph.phase.capitalize())}: {esc(_peak(graph))}</p>"
+        f'<div class="plot"><div class="y">{labels}</div>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'aria-label="live activations, {esc(graph.phase)}"><polyline style="{style}" points="{" ".join(points)}"/>'
+        f'</svg><div class="x">{ticks}</div></div><div class="legend"><span>x: op of the graph, in order</span></div>'
+    )
