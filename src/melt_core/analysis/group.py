@@ -199,12 +199,12 @@ def _by_phase(trace: Trace, selection: Selection) -> Table:
     sums = _summed(trace, selection, n_codes, lambda block, phase: block["op"].astype(np.intp) * _N_PHASES + phase)
     group_of = np.tile(np.arange(_N_PHASES), len(definitions))
     grouped = Sums(*(_regroup(values, group_of, _N_PHASES) for values in vars(sums).values()))
-    totals = [
+    known_bytes, known_flops = (
         _known_total(sums.count, np.repeat(each, _N_PHASES), group_of, _N_PHASES)
         for each in (n_bytes, definitions["flops"])
-    ]
+    )
     live = _known_most(sums.count, np.repeat(definitions["live_bytes"], _N_PHASES), group_of, _N_PHASES)
-    return _table(names_of(Phase), grouped, *totals, live, missing="")
+    return _table(names_of(Phase), grouped, known_bytes, known_flops, live, missing="")
 
 
 def _by_thread(trace: Trace, selection: Selection) -> Table:
