@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import melt_core as melt
+from melt_core import load_tokenizer
 from melt_core.errors import InvalidArgumentError, ModelError
 
 
@@ -40,6 +41,11 @@ def test_text_becomes_ids_and_back(with_tokenizer: Path) -> None:
         assert llm.decode([319]) == ""  # the model has more ids than its tokenizer
         with pytest.raises(InvalidArgumentError, match="token id 5000 is outside the vocabulary"):
             llm.decode([5000])
+
+
+def test_a_tokenizer_is_loaded_without_the_model(with_tokenizer: Path) -> None:
+    tokenizer = load_tokenizer(with_tokenizer, runtime="mlc")
+    assert tokenizer.decode(tokenizer.encode("Hi", add_special=False)) == "Hi"
 
 
 def test_a_prompt_of_text_is_timed_as_part_of_the_run(with_tokenizer: Path) -> None:
