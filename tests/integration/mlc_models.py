@@ -16,7 +16,7 @@ COMPILE_TIMEOUT_S = 240
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def mlc_compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Returns a function from a quantisation (or "opencl") to the model directory; made on first use."""
     for package in ("tvm", "tvm_ffi", "tokenizers"):
         if importlib.util.find_spec(package) is None:
@@ -35,20 +35,20 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def plain(compiled: Callable[[str], Path]) -> Path:
+def mlc_plain(mlc_compiled: Callable[[str], Path]) -> Path:
     """The tiny Llama in float32."""
-    return compiled("q0f32")
+    return mlc_compiled("q0f32")
 
 
 @pytest.fixture(scope="session")
-def packed(compiled: Callable[[str], Path]) -> Path:
+def mlc_packed(mlc_compiled: Callable[[str], Path]) -> Path:
     """The tiny Llama in q4f32_1."""
-    return compiled("q4f32_1")
+    return mlc_compiled("q4f32_1")
 
 
 @pytest.fixture
-def copied(packed: Path, tmp_path: Path) -> Path:
+def mlc_copy(mlc_packed: Path, tmp_path: Path) -> Path:
     """A copy of the packed model, to be spoilt."""
     folder = tmp_path / "model"
-    shutil.copytree(packed, folder)
+    shutil.copytree(mlc_packed, folder)
     return folder

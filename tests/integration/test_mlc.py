@@ -18,7 +18,6 @@ from fakes.numpy_llama import NumpyLlama, greedy
 from melt_core.errors import InvalidArgumentError
 
 from .conftest import Outcome
-from .mlc_models import compiled, copied, packed, plain  # noqa: F401 - fixtures
 
 PROMPT = [5, 77, 130, 9, 250, 31, 8]
 N_LAYERS, HIDDEN, FF, HEADS, KV_HEADS, HEAD, VOCABULARY = 2, 64, 96, 4, 2, 16, 320
@@ -37,8 +36,8 @@ def profiled(folder: Path, prompt: Any = PROMPT, *, load_options: Any = None, **
 
 
 @pytest.fixture(scope="module")
-def trace(packed: Path) -> melt.Trace:  # noqa: F811
-    return profiled(packed, warmup=1)[1]
+def trace(mlc_packed: Path) -> melt.Trace:
+    return profiled(mlc_packed, warmup=1)[1]
 
 
 def rows(trace: melt.Trace, **wanted: Any) -> list[dict[str, Any]]:
@@ -49,12 +48,12 @@ def rows(trace: melt.Trace, **wanted: Any) -> list[dict[str, Any]]:
 # Right
 
 
-def test_greedy_tokens_and_logits_are_those_of_numpy(plain: Path) -> None:  # noqa: F811
+def test_greedy_tokens_and_logits_are_those_of_numpy(mlc_plain: Path) -> None:
     # GIVEN 64 tokens by NumPy in float32
-    tokens, logits = greedy(NumpyLlama(plain), PROMPT, 64)
+    tokens, logits = greedy(NumpyLlama(mlc_plain), PROMPT, 64)
     assert len(set(tokens)) > 5  # else the test would prove little
     # WHEN the compiled model runs the same prompt
-    done, trace = profiled(plain, max_tokens=64, keep_logits=True)
+    done, trace = profiled(mlc_plain, max_tokens=64, keep_logits=True)
     # THEN its tokens are the same, and its highest logits within 1e-3
     assert list(done.token_ids) == tokens
     kept = trace.metadata["logits"]
@@ -63,30 +62,30 @@ def test_greedy_tokens_and_logits_are_those_of_numpy(plain: Path) -> None:  # no
         assert np.abs(np.array(values) - expected[ids]).max() <= 1e-3 * np.abs(expected).max()
 
 
-def test_a_prompt_longer_than_the_chunk_gives_the_same(plain: Path) -> None:  # noqa: F811
+def test_a_prompt_longer_than_the_chunk_gives_the_same(mlc_plain: Path) -> None:
     prompt = [(7 * i) % VOCABULARY for i in range(150)]  # the library takes 128 at once
-    done, trace = profiled(plain, prompt)
-    assert list(done.token_ids) == greedy(NumpyLlama(plain), prompt, 6)[0]
+    done, trace = profiled(mlc_plain, prompt)
+    assert list(done.token_ids) == greedy(NumpyLlama(mlc_plain), prompt, 6)[0]
     assert len(trace.graphs) == 2 + 5
     assert trace.summary().conservation.min >= 0.99
 
 
-def test_threads_do_not_change_the_tokens(packed: Path) -> None:  # noqa: F811
-    assert profiled(packed)[0].token_ids == profiled(packed, load_options={"n_threads": 2})[0].token_ids
+def test_threads_do_not_change_the_tokens(mlc_packed: Path) -> None:
+    assert profiled(mlc_packed)[0].token_ids == profiled(mlc_packed, load_options={"n_threads": 2})[0].token_ids
 
 
-def test_a_session_runs_in_another_thread(packed: Path) -> None:  # noqa: F811
+def test_a_session_runs_in_another_thread(mlc_packed: Path) -> None:
     found: list[Any] = []
-    with load(packed) as llm, melt.profile(llm, levels=("tokens",)) as prof:
+    with load(mlc_packed) as llm, melt.profile(llm, levels=("tokens",)) as prof:
         worker = threading.Thread(target=lambda: found.append(prof.run(PROMPT, max_tokens=4, overhead_budget_s=0)))
         worker.start()
         worker.join(60)
-    assert found[0].token_ids == profiled(packed, max_tokens=4)[0].token_ids
+    assert found[0].token_ids == profiled(mlc_packed, max_tokens=4)[0].token_ids
 
 
-def test_the_older_name_of_the_tensor_cache_is_read(copied: Path, packed: Path) -> None:  # noqa: F811
-    (copied / "tensor-cache.json").rename(copied / "ndarray-cache.json")
-    assert profiled(copied)[0].token_ids == profiled(packed)[0].token_ids
+def test_the_older_name_of_the_tensor_cache_is_read(mlc_copy: Path, mlc_packed: Path) -> None:
+    (mlc_copy / "tensor-cache.json").rename(mlc_copy / "ndarray-cache.json")
+    assert profiled(mlc_copy)[0].token_ids == profiled(mlc_packed)[0].token_ids
 
 
 # Whole
@@ -172,11 +171,11 @@ def test_names_are_kept(trace: melt.Trace) -> None:
 # Memory
 
 
-def test_memory_is_measured_where_it_lies(packed: Path) -> None:  # noqa: F811
-    with load(packed) as llm:
+def test_memory_is_measured_where_it_lies(mlc_packed: Path) -> None:
+    with load(mlc_packed) as llm:
         held = {part.category: part.bytes for part in llm.info.memory}
         assert llm.info.n_params == HIDDEN * (VOCABULARY + 5) + N_LAYERS * HIDDEN * (128 + 64 + 192 + 96)
-    _, trace = profiled(packed, levels=("tokens", "memory"))
+    _, trace = profiled(mlc_packed, levels=("tokens", "memory"))
     events = trace.allocations.to_dicts()
     total = Counter()
     for row in events:
@@ -193,9 +192,9 @@ def test_memory_is_measured_where_it_lies(packed: Path) -> None:  # noqa: F811
 # As the other runtimes
 
 
-def test_the_command_profiles_a_directory(packed: Path, cli: Callable[..., Outcome], tmp_path: Path) -> None:  # noqa: F811
+def test_the_command_profiles_a_directory(mlc_packed: Path, cli: Callable[..., Outcome], tmp_path: Path) -> None:
     output = tmp_path / "t.melt"
-    done = cli("profile", packed, "--runtime", "mlc", "--prompt-tokens", 9, "--max-tokens", 4, "--ctx", 128,
+    done = cli("profile", mlc_packed, "--runtime", "mlc", "--prompt-tokens", 9, "--max-tokens", 4, "--ctx", 128,
                "--repeats", 1, "--overhead-seconds", 0, "--threads", 1, "-o", output)  # fmt: skip
     assert done.code == 0, done.err
     trace = melt.Trace.open(output)
@@ -204,8 +203,8 @@ def test_the_command_profiles_a_directory(packed: Path, cli: Callable[..., Outco
     assert len(trace.metadata["model_file"]["sha256"]) == 64
 
 
-def test_cancel_ends_a_run_and_the_next_one_is_whole(packed: Path) -> None:  # noqa: F811
-    with load(packed) as llm:
+def test_cancel_ends_a_run_and_the_next_one_is_whole(mlc_packed: Path) -> None:
+    with load(mlc_packed) as llm:
         with melt.profile(llm, levels=("tokens", "ops")) as prof:
             timer = threading.Timer(0.2, llm.cancel)
             timer.start()
@@ -215,22 +214,22 @@ def test_cancel_ends_a_run_and_the_next_one_is_whole(packed: Path) -> None:  # n
         assert len(prof.trace.runs) < 100_000
         with melt.profile(llm, levels=("tokens",)) as prof:
             done = prof.run(PROMPT, max_tokens=6, ignore_eos=True, overhead_budget_s=0)
-    assert done.token_ids == profiled(packed)[0].token_ids
+    assert done.token_ids == profiled(mlc_packed)[0].token_ids
 
 
-def test_a_full_context_ends_the_run(packed: Path) -> None:  # noqa: F811
-    done, trace = profiled(packed, max_tokens=100, load_options={"n_ctx": 16})
+def test_a_full_context_ends_the_run(mlc_packed: Path) -> None:
+    done, trace = profiled(mlc_packed, max_tokens=100, load_options={"n_ctx": 16})
     assert len(done.token_ids) == 16 - len(PROMPT) + 1
     assert trace.runs.to_dicts()[-1]["stop_reason"] == "context_full"
 
 
-def test_ids_outside_the_vocabulary_are_refused(packed: Path) -> None:  # noqa: F811
+def test_ids_outside_the_vocabulary_are_refused(mlc_packed: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="token id 320 is outside the vocabulary of 320"):
-        profiled(packed, [3, VOCABULARY])
+        profiled(mlc_packed, [3, VOCABULARY])
 
 
-def test_seeded_draws_repeat(packed: Path) -> None:  # noqa: F811
-    draws = [profiled(packed, temperature=1.5, seed=seed, max_tokens=12)[0].token_ids for seed in (1, 1, 2)]
+def test_seeded_draws_repeat(mlc_packed: Path) -> None:
+    draws = [profiled(mlc_packed, temperature=1.5, seed=seed, max_tokens=12)[0].token_ids for seed in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]
 
 
@@ -239,10 +238,10 @@ def test_importing_melt_core_brings_no_tvm() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_tvm_that_python_has_loaded_is_used(packed: Path) -> None:  # noqa: F811
+def test_tvm_that_python_has_loaded_is_used(mlc_packed: Path) -> None:
     code = (
         "import tvm, melt_core as melt\n"
-        f"with melt.load({str(packed)!r}, runtime='mlc', n_threads=1, n_ctx=64) as llm:\n"
+        f"with melt.load({str(mlc_packed)!r}, runtime='mlc', n_threads=1, n_ctx=64) as llm:\n"
         "    with melt.profile(llm, levels=('tokens', 'ops')) as prof:\n"
         f"        print(*prof.run({PROMPT}, max_tokens=6, ignore_eos=True, warmup=0, overhead_budget_s=0).token_ids)\n"
         "import numpy as np\n"
@@ -251,4 +250,4 @@ def test_tvm_that_python_has_loaded_is_used(packed: Path) -> None:  # noqa: F811
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert tuple(map(int, done.stdout.split())) == profiled(packed)[0].token_ids
+    assert tuple(map(int, done.stdout.split())) == profiled(mlc_packed)[0].token_ids
