@@ -37,10 +37,39 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat format")
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="output tokens (default: 128)")
     parser.add_argument("--ignore-eos", action="store_true", help="go on after the end-of-text token")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="for drawing tokens (default: 0)")
+    _add_model_options(parser)
+    _add_measuring_options(parser)
+    parser.add_argument(
+        "--device", default="local", metavar="URI", help="run there: adb:SERIAL, ssh:[user@]HOST[:PORT], ios:UDID"
+    )
+    parser.add_argument(
+        "--gate-wait", type=float, default=60.0, metavar="S", help="with --device: how long to wait until it has cooled"
+    )
+    parser.add_argument("-o", "--output", metavar="T.melt", help="keep the trace in this file")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.set_defaults(run=run)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    """How the model is loaded."""
     parser.add_argument("--threads", type=int, metavar="N", help="computing threads (default: one per usable CPU)")
     parser.add_argument("--ctx", type=int, default=2048, metavar="N", help="context length in tokens (default: 2048)")
     parser.add_argument("--batch", type=int, default=2048, metavar="N", help="most tokens in one evaluation")
     parser.add_argument("--ubatch", type=int, default=512, metavar="N", help="most tokens in one graph")
+    parser.add_argument("--runtime", default="llama.cpp", help="llama.cpp (default), mlc or synthetic")
+    parser.add_argument(
+        "--model-lib", metavar="LIB", help="MLC: the compiled model (default: the one in the directory)"
+    )
+    parser.add_argument("--no-mmap", action="store_true", help="read the model file instead of mapping it")
+    parser.add_argument("--no-repack", action="store_true", help="keep the weights in the layout of the file")
+    parser.add_argument("--kv-type", default="f16", metavar="T", help="type of the KV cache: f16 (default), q8_0, ...")
+    parser.add_argument("--check-tensors", action="store_true", help="refuse NaN and infinite weights")
+
+
+def _add_measuring_options(parser: argparse.ArgumentParser) -> None:
+    """What is repeated and recorded."""
     parser.add_argument("--repeats", type=int, default=3, metavar="R", help="repetitions that count (default: 3)")
     parser.add_argument("--warmup", type=int, default=1, metavar="W", help="repetitions before those (default: 1)")
     parser.add_argument(
@@ -65,16 +94,6 @@ def add_parser(subparsers: Any) -> None:
         metavar="S",
         help="read the sensors so long before the runs and after them, for what the device draws at idle (default: 0)",
     )
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default: 0)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="for drawing tokens (default: 0)")
-    parser.add_argument("--runtime", default="llama.cpp", help="llama.cpp (default), mlc or synthetic")
-    parser.add_argument(
-        "--model-lib", metavar="LIB", help="MLC: the compiled model (default: the one in the directory)"
-    )
-    parser.add_argument("--no-mmap", action="store_true", help="read the model file instead of mapping it")
-    parser.add_argument("--no-repack", action="store_true", help="keep the weights in the layout of the file")
-    parser.add_argument("--kv-type", default="f16", metavar="T", help="type of the KV cache: f16 (default), q8_0, ...")
-    parser.add_argument("--check-tensors", action="store_true", help="refuse NaN and infinite weights")
     parser.add_argument(
         "--overhead-seconds",
         type=float,
@@ -82,15 +101,6 @@ def add_parser(subparsers: Any) -> None:
         metavar="S",
         help="time for measuring the recording's own cost, for prefill and decode each; 0: do not (default: 1)",
     )
-    parser.add_argument(
-        "--device", default="local", metavar="URI", help="run there: adb:SERIAL, ssh:[user@]HOST[:PORT], ios:UDID"
-    )
-    parser.add_argument(
-        "--gate-wait", type=float, default=60.0, metavar="S", help="with --device: how long to wait until it has cooled"
-    )
-    parser.add_argument("-o", "--output", metavar="T.melt", help="keep the trace in this file")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
