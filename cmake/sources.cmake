@@ -60,6 +60,7 @@ set(MELT_CORE_SOURCES
   cpp/src/sensors/tegra_gpu.cpp
   cpp/src/sensors/thermal.cpp
   cpp/src/sha256.cpp
+  cpp/src/token_scores.cpp
   cpp/src/trace/reader.cpp
   cpp/src/trace/writer.cpp
 )
@@ -88,7 +89,6 @@ set(MELT_AGENT_SOURCES
   cpp/agent/process.cpp
   cpp/agent/run_status.cpp
   cpp/agent/runs.cpp
-  cpp/agent/sensors.cpp
   cpp/agent/server.cpp
   cpp/agent/work_dir.cpp
 )
@@ -116,6 +116,10 @@ set(MELT_MLC_SOURCES
   cpp/src/runtimes/mlc/text.cpp
   cpp/src/runtimes/mlc/threads.cpp
   cpp/src/runtimes/mlc/weights.cpp
+)
+
+set(MELT_MLC_TEST_SOURCES
+  cpp/tests/test_mlc.cpp
 )
 
 set(MELT_BINDING_SOURCES
@@ -154,6 +158,7 @@ set(MELT_TEST_SOURCES
   cpp/tests/test_screening.cpp
   cpp/tests/test_sensors.cpp
   cpp/tests/test_sha256.cpp
+  cpp/tests/test_switches.cpp
   cpp/tests/test_trace.cpp
 )
 

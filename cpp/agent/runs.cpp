@@ -146,6 +146,10 @@ int Runs::start(const std::string& run, const std::string& request_json, const s
   ProfileRequest request = parse_request(request_json);
   if (request.runtime != "synthetic")
     request.model.path = work_.absolute(request.model.path);
+  for (std::string* path : {&request.model.runtime_path, &request.model.model_lib}) {
+    if (!path->empty() && path->front() != '/')  // a library of the system is named by its place
+      *path = work_.absolute(*path);
+  }
   const File device_lock = take_device();
   if (work_.exists(run_path(run)))
     throw Error(ErrorKind::kInvalidArgument, "there is a run " + json_string(run) + " already: choose another name");

@@ -11,9 +11,9 @@
 #include "inspect.h"
 #include "json.h"
 #include "melt/error.h"
+#include "melt/sensor.h"
 #include "process.h"
 #include "protocol.h"
-#include "sensors.h"
 
 namespace melt::agent {
 namespace {
@@ -241,7 +241,7 @@ std::string Server::inspect(const Request& request) {
 }
 
 std::string Server::sensors(const Request&) {
-  return JsonObject().add_raw("sensors", sensors_json("/sys")).str();
+  return JsonObject().add_raw("sensors", in_child(sensors_json)).str();
 }
 
 }  // namespace melt::agent

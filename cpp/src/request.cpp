@@ -42,6 +42,11 @@ void read(const JsonValue& json, const std::string& name, std::vector<std::int32
   for (const JsonValue& id : json.as_array(name))
     value.push_back(static_cast<std::int32_t>(id.as_integer("a token id in " + name, 0, kMaxNumber)));
 }
+void read(const JsonValue& json, const std::string& name, std::vector<std::string>& value) {
+  value.clear();
+  for (const JsonValue& item : json.as_array(name))
+    value.push_back(item.as_string("a name in " + name));
+}
 template <typename T>
 void read(const JsonValue& json, const std::string& name, std::optional<T>& value) {
   read(json, name, value.emplace());
@@ -49,14 +54,15 @@ void read(const JsonValue& json, const std::string& name, std::optional<T>& valu
 
 std::uint32_t level_mask(const JsonValue& json) {
   static constexpr std::pair<const char*, std::uint32_t> kLevels[] = {
-      {"tokens", kLevelTokens}, {"ops", kLevelOps}, {"memory", kLevelMemory}};
+      {"tokens", kLevelTokens}, {"ops", kLevelOps}, {"memory", kLevelMemory}, {"counters", kLevelCounters}};
   std::uint32_t mask = 0;
   for (const JsonValue& level : json.as_array("levels")) {
     const std::string& name = level.as_string("a level");
     const auto* found =
         std::find_if(std::begin(kLevels), std::end(kLevels), [&](const auto& known) { return known.first == name; });
     if (found == std::end(kLevels))
-      throw Error(ErrorKind::kInvalidArgument, "unknown level \"" + name + "\": choose from tokens, ops, memory");
+      throw Error(ErrorKind::kInvalidArgument,
+                  "unknown level \"" + name + "\": choose from tokens, ops, memory, counters");
     mask |= found->second;
   }
   return mask;
@@ -107,6 +113,8 @@ void take_model(Fields& fields, ProfileRequest& request) {
   fields.take("check_tensors", model.check_tensors);
   fields.take("repack", model.repack);
   fields.take("kv_type", model.kv_type);
+  fields.take("runtime_path", model.runtime_path);
+  fields.take("model_lib", model.model_lib);
 }
 
 void take_run(Fields& fields, ProfileRequest& request) {
@@ -116,6 +124,8 @@ void take_run(Fields& fields, ProfileRequest& request) {
   fields.take("chat", request.chat);
   fields.take("prompt_tokens", request.prompt_tokens);
   fields.take("prompt_ids", run.prompt_ids);
+  fields.take("forced_ids", run.forced_ids);
+  fields.take("keep_logits", run.keep_logits);
   fields.take("max_tokens", run.max_tokens);
   fields.take("temperature", run.sampler.temperature);
   fields.take("top_k", run.sampler.top_k);
@@ -125,6 +135,19 @@ void take_run(Fields& fields, ProfileRequest& request) {
   fields.take("repeats", run.repeats);
   fields.take("warmup", run.warmup);
   fields.take("overhead_budget_s", run.overhead_budget_s);
+}
+
+/// "auto" stands for all sensors there are, "none" alone for none; the core refuses names that it does not know.
+void take_sensors(Fields& fields, ProfileRequest& request) {
+  std::vector<std::string>& names = request.sensors.names;
+  names = {"auto"};
+  fields.take("sensors", names);
+  fields.take("sensor_hz", request.sensors.rate_hz);
+  fields.take("idle_s", request.idle_s);
+  if (names == std::vector<std::string>{"none"})
+    names.clear();
+  if (request.idle_s < 0 || request.idle_s > 3600)
+    throw Error(ErrorKind::kInvalidArgument, "idle_s must lie in 0 to 3600");
 }
 
 /// The prompt in the form that the run takes, now that there is a model.
@@ -200,6 +223,7 @@ ProfileRequest parse_request(const std::string& json) {
   ProfileRequest request;
   take_model(fields, request);
   take_run(fields, request);
+  take_sensors(fields, request);
   fields.take("log_bytes", request.limits.log_bytes);
   if (const JsonValue* levels = fields.take("levels"))
     request.levels = level_mask(*levels);
@@ -225,14 +249,18 @@ RunResult profile_to_file(LoadedModel& model, const ProfileRequest& request, con
   resolve_prompt(request, model.session(), run);
   const std::unique_ptr<ByteSink> sink = make_file_sink(trace_path);
   const std::string metadata = merged(request.metadata_json, hooks.metadata_json);
-  Profiler profiler(model, *sink, request.levels, metadata, request.limits);
+  Profiler profiler(model, *sink, request.levels, metadata, request.limits, request.sensors);
   const auto report = [&](std::uint32_t done, std::uint32_t total) {
     if (hooks.on_repetition)
       hooks.on_repetition(done, total, profiler);
   };
   RunResult result;
   try {
+    if (request.idle_s > 0)
+      profiler.sample_idle(request.idle_s);
     result = profiler.run(run, report);
+    if (request.idle_s > 0)
+      profiler.sample_idle(request.idle_s);
   } catch (...) {
     if (hooks.unload)
       model.unload();

@@ -138,7 +138,7 @@ TEST_CASE("json: a mutated text is read or refused, and what is read survives wr
   std::mt19937 random(1);
   const std::string pool = "{}[]\",:\\u0eE+-.19ntf \x80\xFF\x01";
   int n_read = 0;
-  for (int i = 0; i < 50000; ++i) {
+  for (int i = 0; i < 20000; ++i) {
     std::string text = seed;
     for (std::size_t n = 1 + random() % 4; n > 0; --n) {
       const std::size_t at = random() % text.size();
@@ -166,6 +166,6 @@ TEST_CASE("json: a mutated text is read or refused, and what is read survives wr
       CHECK(error.kind() == ErrorKind::kInvalidArgument);
     }
   }
-  CHECK(n_read > 1000);   // else the mutations are too wild to test reading
-  CHECK(n_read < 40000);  // else too tame to test refusing
+  CHECK(n_read > 400);    // else the mutations are too wild to test reading
+  CHECK(n_read < 16000);  // else too tame to test refusing
 }

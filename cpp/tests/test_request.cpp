@@ -65,13 +65,17 @@ TEST_CASE("request: defaults are those of melt_core.profiling.ProfileRequest") {
   CHECK(request.run.overhead_budget_s == 1.0);
   CHECK(request.levels == (kLevelTokens | kLevelOps));
   CHECK(request.limits.log_bytes == std::size_t{1} << 28);
+  CHECK(request.sensors.names == std::vector<std::string>{"auto"});
+  CHECK(request.sensors.rate_hz == 100.0);
+  CHECK(request.idle_s == 0.0);
 }
 
 TEST_CASE("request: every field arrives") {
   const ProfileRequest request = parse_request(
       R"({"model": "m", "runtime": "synthetic", "prompt": "p", "chat": true, "max_tokens": 5, "temperature": 0.5,
           "top_k": 3, "top_p": 0.25, "seed": 9, "ignore_eos": true, "repeats": 2, "warmup": 0,
-          "levels": ["memory", "tokens"], "n_ctx": 64, "n_batch": 32, "n_ubatch": 16, "n_threads": 3,
+          "levels": ["memory", "counters"], "sensors": ["none"], "sensor_hz": 5, "idle_s": 1.5,
+          "runtime_path": "/lib/a", "model_lib": "b.so", "n_ctx": 64, "n_batch": 32, "n_ubatch": 16, "n_threads": 3,
           "use_mmap": false, "check_tensors": true, "repack": false, "kv_type": "q8_0", "overhead_budget_s": 0,
           "log_bytes": 4096, "prompt_ids": [1, 2], "metadata": {"a": [1]}})");
   CHECK(request.runtime == "synthetic");
@@ -86,7 +90,12 @@ TEST_CASE("request: every field arrives") {
   CHECK(request.run.ignore_eos);
   CHECK(request.run.repeats == 2);
   CHECK(request.run.warmup == 0);
-  CHECK(request.levels == (kLevelMemory | kLevelTokens));
+  CHECK(request.levels == (kLevelMemory | kLevelCounters));
+  CHECK(request.sensors.names.empty());
+  CHECK(request.sensors.rate_hz == 5.0);
+  CHECK(request.idle_s == 1.5);
+  CHECK(request.model.runtime_path == "/lib/a");
+  CHECK(request.model.model_lib == "b.so");
   CHECK(request.model.n_ctx == 64);
   CHECK(request.model.n_batch == 32);
   CHECK(request.model.n_ubatch == 16);
@@ -117,6 +126,8 @@ TEST_CASE("request: what cannot be is refused by name") {
   says(R"({"model": "m", "prompt_ids": [1, -1]})", "prompt_ids");
   says(R"({"model": "m", "metadata": []})", "metadata");
   says(R"({"model": "m", "overhead_budget_s": -1})", "overhead_budget_s");
+  says(R"({"model": "m", "idle_s": -1})", "idle_s");
+  says(R"({"model": "m", "sensors": "auto"})", "sensors");
   says(R"({"model": "m", "chat": true})", "chat");
   says(R"({"model": "m", "log_bytes": 1e3})", "log_bytes");
 }

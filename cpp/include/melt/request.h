@@ -20,6 +20,8 @@ struct ProfileRequest {
   std::optional<std::uint32_t> prompt_tokens;  ///< so many random ids as the prompt, drawn from the sampler's seed
   std::uint32_t levels = kLevelTokens | kLevelOps;
   RecorderLimits limits;
+  SensorOptions sensors;
+  double idle_s = 0;  ///< so long the sensors are read before the runs and after them, while nothing runs
   std::string metadata_json = "{}";  ///< an object of the asker's own, for the trace
 };
 

@@ -274,7 +274,7 @@ EvalStatus MlcSession::evaluate(const std::int32_t* ids, std::size_t n) {
   return EvalStatus::kOk;
 }
 
-const float* MlcSession::logits() const noexcept {
+const float* MlcSession::logits() noexcept {
   const DLTensor* tensor = logits_.as_tensor();
   if (tensor == nullptr || tensor->dtype.code != kDLFloat || tensor->dtype.bits != 32 || tensor->ndim == 0)
     return nullptr;
