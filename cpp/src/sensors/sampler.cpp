@@ -32,7 +32,7 @@ std::int64_t cpu_ns() noexcept {
 /// A source that may be read no more often than this may be a dear one: how long it rests after a reading then follows
 /// from what the reading took, so that page tables of gigabytes do not cost more than those of megabytes.
 constexpr double kDearBelowHz = 10.0;
-constexpr std::int64_t kRestFactor = 1000;  // 0.1 % of one core
+constexpr std::int64_t kRestFactor = 4000;  // 0.025 % of one core
 
 /// Lets the calling thread wake with a timer tick that comes anyway, up to 0.4 periods late: less than half as dear for
 /// those that compute on all cores as an interrupt of its own (benchmarks/bench_sampler.py, which tries others too).
