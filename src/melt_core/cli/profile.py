@@ -49,22 +49,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="L",
         help="of tokens,ops,memory,counters (default: tokens,ops)",
     )
-    parser.add_argument(
-        "--sensors",
-        default="auto",
-        metavar="auto|none|LIST",
-        help="power, heat and clocks to read meanwhile: all there are (default), none, or some by name (`melt doctor`)",
-    )
-    parser.add_argument(
-        "--sensor-hz", type=float, default=100.0, metavar="N", help="readings per second (default: 100)"
-    )
-    parser.add_argument(
-        "--idle-s",
-        type=float,
-        default=0.0,
-        metavar="S",
-        help="read the sensors so long before the runs and after them, for what the device draws at idle (default: 0)",
-    )
+    _add_sensor_arguments(parser)
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default: 0)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="for drawing tokens (default: 0)")
     parser.add_argument("--runtime", default="llama.cpp", help="llama.cpp (default), mlc or synthetic")
@@ -82,15 +67,38 @@ def add_parser(subparsers: Any) -> None:
         metavar="S",
         help="time for measuring the recording's own cost, for prefill and decode each; 0: do not (default: 1)",
     )
+    _add_device_arguments(parser)
+    parser.add_argument("-o", "--output", metavar="T.melt", help="keep the trace in this file")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.set_defaults(run=run)
+
+
+def _add_sensor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sensors",
+        default="auto",
+        metavar="auto|none|LIST",
+        help="power, heat and clocks to read meanwhile: all there are (default), none, or some by name (`melt doctor`)",
+    )
+    parser.add_argument(
+        "--sensor-hz", type=float, default=100.0, metavar="N", help="readings per second (default: 100)"
+    )
+    parser.add_argument(
+        "--idle-s",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="read the sensors so long before the runs and after them, for what the device draws at idle (default: 0)",
+    )
+
+
+def _add_device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="local", metavar="URI", help="run there: adb:SERIAL, ssh:[user@]HOST[:PORT], ios:UDID"
     )
     parser.add_argument(
         "--gate-wait", type=float, default=60.0, metavar="S", help="with --device: how long to wait until it has cooled"
     )
-    parser.add_argument("-o", "--output", metavar="T.melt", help="keep the trace in this file")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
