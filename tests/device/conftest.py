@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fakes.adb_phone import AdbServerProcess, Phone
-from fakes.arm64 import Board, copy_root, phone_shell, what_is_missing
+from fakes.arm64 import Board, copy_root, lacking, phone_shell, what_is_missing
 from fakes.ssh_server import SshServer
 from melt_core.devices import Device
 from melt_core.devices.agents import agent_files
@@ -65,9 +64,9 @@ def ssh(ssh_server: SshServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def need_arm64(*, ssh_server: bool = False) -> None:
-    """Skips with the reason where arm64 roots cannot be run; fails where MELT_REQUIRE_ARM64 says that they must."""
+    """Skips with the reason where arm64 roots cannot be run; in CI, fails."""
     if (problem := what_is_missing(ssh_server=ssh_server)) is not None:
-        (pytest.fail if os.environ.get("MELT_REQUIRE_ARM64") else pytest.skip)(problem)
+        lacking(problem)
 
 
 @pytest.fixture(scope="session")

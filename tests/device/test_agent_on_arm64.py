@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from fakes.adb_phone import Phone
+from fakes.arm64 import lacking
 from fakes.tiny_models import write_model
 from melt_core.errors import TransientDeviceError
 from melt_core.trace import Trace
@@ -33,11 +33,10 @@ PATIENCE_S = 120.0
 
 
 def agent_of(preset: str) -> Path:
-    """Returns the agent of a preset; see ``need_arm64`` for what happens where there is none."""
+    """Returns the agent that `make cross` leaves."""
     path = BUILDS / preset / "melt-agent"
     if not path.exists():
-        problem = f"no agent for this device: run `make cross PRESET={preset}`"
-        (pytest.fail if os.environ.get("MELT_REQUIRE_ARM64") else pytest.skip)(problem)
+        lacking(f"no agent for this device: run `make cross PRESET={preset}`")
     return path
 
 
