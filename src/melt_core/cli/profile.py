@@ -73,15 +73,19 @@ def add_parser(subparsers: Any) -> None:
         metavar="S",
         help="time for measuring the recording's own cost, for prefill and decode each; 0: do not (default: 1)",
     )
+    _add_device_options(parser)
+    parser.add_argument("-o", "--output", metavar="T.melt", help="keep the trace in this file")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.set_defaults(run=run)
+
+
+def _add_device_options(parser: Any) -> None:
     parser.add_argument(
         "--device", default="local", metavar="URI", help="run there: adb:SERIAL, ssh:[user@]HOST[:PORT], ios:UDID"
     )
     parser.add_argument(
         "--gate-wait", type=float, default=60.0, metavar="S", help="with --device: how long to wait until it has cooled"
     )
-    parser.add_argument("-o", "--output", metavar="T.melt", help="keep the trace in this file")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
