@@ -227,9 +227,8 @@ class Device:
         entry = self._journal.find(run)
         if entry is None or entry.uri != self.uri:
             raise InvalidArgumentError(f"no run {run!r} of {self.uri} is open: `melt devices runs` lists them")
-        if output is not None:
-            entry = replace(entry, output=absolute(output))
-        return self._finish(entry, Measurement(request={}), on_event)
+        placed = entry if output is None else replace(entry, output=absolute(output))
+        return self._finish(placed, Measurement(request={}), on_event)
 
     def open_runs(self) -> list[Entry]:
         """Returns the runs that this host has started here and not brought back."""
