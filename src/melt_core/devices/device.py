@@ -217,8 +217,8 @@ class Device:
                 run.start()
                 return run.finish()
 
-    def resume(self, run: str, *, on_event: OnEvent | None = None) -> RunOutcome:
-        """Follows a run that was started before to its end, and brings its trace to where it was meant to go.
+    def resume(self, run: str, *, output: str | None = None, on_event: OnEvent | None = None) -> RunOutcome:
+        """Follows a run that was started before to its end, and brings its trace to `output`, or where it was to go.
 
         Raises:
             InvalidArgumentError: The journal knows no such run of this device.
@@ -227,7 +227,8 @@ class Device:
         entry = self._journal.find(run)
         if entry is None or entry.uri != self.uri:
             raise InvalidArgumentError(f"no run {run!r} of {self.uri} is open: `melt devices runs` lists them")
-        return self._finish(entry, Measurement(request={}), on_event)
+        placed = entry if output is None else replace(entry, output=absolute(output))
+        return self._finish(placed, Measurement(request={}), on_event)
 
     def open_runs(self) -> list[Entry]:
         """Returns the runs that this host has started here and not brought back."""
