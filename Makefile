@@ -14,7 +14,7 @@ BUILD_INPUTS := CMakeLists.txt pyproject.toml tools/third_party.py tools/unified
 # Only your own llama.cpp tree can change without one of these files changing.
 FORCE := $(if $(MELT_LLAMA_CPP_DIR),force)
 
-.PHONY: help demo test setup build lint bench clean force
+.PHONY: help demo test setup build lint bench cross clean force
 help:  ## list these targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
@@ -42,6 +42,10 @@ lint: setup  ## check style, types and that the stubs match the compiled module
 
 bench: setup  ## run every benchmarks/bench_*.py
 	for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) "$$script"; done
+
+cross: .venv/.tools  ## build for another machine: make cross PRESET=android-static (or jetson, linux-arm64, wheel, ...)
+	@test -n "$(PRESET)" || { echo "name one: make cross PRESET=android-static" >&2; exit 2; }
+	@$(PY) tools/cross.py $(PRESET)
 
 clean:  ## remove .venv, build and out; downloads stay in the cache
 	rm -rf .venv build out

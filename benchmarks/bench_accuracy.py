@@ -2,9 +2,12 @@
 
     .venv/bin/python benchmarks/bench_accuracy.py [--threads 1,2]
 
-An op counts as exact if its time is within 1 % or 100 ns of the truth. A spinning thread that loses its CPU, to the
-host of a virtual machine for example, really took longer than described: such ops are the tail of the distribution,
-and shown. Exits 1 if less than 95 % of the ops of any length on any number of threads are exact.
+An op counts as exact if its recorded time is within 1 % or 100 ns of what it took. That is what the op's own thread
+read on the steady clock: one that lost its CPU, to the host of a virtual machine for example, really took longer than
+described, and the recorder has to say so. The thread reads that clock before and after its stamp. How much further
+apart than usual the two readings are is how uncertain the truth is, and is allowed on top; where it exceeds the
+tolerance, what the op took is not known. Both kinds are counted. Exits 1 if less than 99.9 % of the known ops of any
+length on any number of threads are exact, or if more than 5 % are not known.
 """
 
 from __future__ import annotations
@@ -15,8 +18,31 @@ import subprocess
 import sys
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common import build, verdict
+
+
+def show(ops: NDArray[np.int64], n_threads: str) -> bool:
+    """Prints a row for each length of ops; returns whether all bounds hold."""
+    holds = True
+    print(f"\n{n_threads} thread(s): error of recorded op times")
+    print(f"{'described':>10} {'ops':>6} {'lost CPU':>9} {'unknown':>8}", end=" ")
+    print(f"{'median error':>13} {'p99 |error|':>12} {'exact':>8}")
+    for length in np.unique(ops[:, 0]):
+        described, took, recorded, uncertainty = ops[ops[:, 0] == length].T
+        tolerance = np.maximum(0.01 * took, 100)
+        known = uncertainty <= tolerance
+        error = (recorded - took)[known]
+        exact = float(np.mean(np.abs(error) <= (tolerance + uncertainty)[known]))
+        n_lost = np.sum(took - described > np.maximum(0.01 * described, 100))
+        print(
+            f"{length / 1e3:>7.0f} us {took.size:>6} {n_lost:>9} {np.sum(~known):>8} {np.median(error):>10.0f} ns"
+            f" {np.quantile(np.abs(error), 0.99):>9.0f} ns {exact:>8.2%}"
+        )
+        holds &= verdict(f"{length / 1e3:.0f} us ops within 1 % or 100 ns", exact, at_least=0.999)
+        holds &= verdict(f"{length / 1e3:.0f} us ops that are not known", float(np.mean(~known)), at_most=0.05)
+    return holds
 
 
 def main() -> int:
@@ -28,16 +54,7 @@ def main() -> int:
     holds = True
     for n_threads in args.threads.split(","):
         done = subprocess.run([program, n_threads], check=True, capture_output=True, text=True)
-        truth, error = np.array(json.loads(done.stdout)).T
-        print(f"\n{n_threads} thread(s): error of recorded op times")
-        print(f"{'truth':>10} {'ops':>6} {'median error':>13} {'p95 |error|':>12} {'exact':>8}")
-        for length in np.unique(truth):
-            errors = error[truth == length]
-            exact = np.mean(np.abs(errors) <= max(0.01 * length, 100))
-            tail = np.quantile(np.abs(errors), 0.95)
-            middle = np.median(errors)
-            print(f"{length / 1e3:>7.0f} us {errors.size:>6} {middle:>10.0f} ns {tail:>9.0f} ns {exact:>8.1%}")
-            holds &= verdict(f"{length / 1e3:.0f} us ops within 1 % or 100 ns", float(exact), at_least=0.95)
+        holds &= show(np.array(json.loads(done.stdout)), n_threads)
     return 0 if holds else 1
 
 

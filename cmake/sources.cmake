@@ -1,6 +1,7 @@
 # Every source file of ours, by name: the only such list.
 set(MELT_CORE_SOURCES
   cpp/src/allocation_log.cpp
+  cpp/src/c_api.cpp
   cpp/src/ceilings/ceilings.cpp
   cpp/src/ceilings/cpu_x86.cpp
   cpp/src/ceilings/kernels_amx.cpp
@@ -10,9 +11,16 @@ set(MELT_CORE_SOURCES
   cpp/src/ceilings/rounds.cpp
   cpp/src/ceilings/working_sets.cpp
   cpp/src/clock.cpp
+  cpp/src/counters/perf_group.cpp
+  cpp/src/counters/probe.cpp
+  cpp/src/counters/switch_watch.cpp
+  cpp/src/counters/thread_events.cpp
+  cpp/src/cpu_features.cpp
   cpp/src/device_memory.cpp
   cpp/src/environment.cpp
+  cpp/src/error.cpp
   cpp/src/json.cpp
+  cpp/src/json_value.cpp
   cpp/src/memory_level.cpp
   cpp/src/memory_records.cpp
   cpp/src/models/gguf.cpp
@@ -22,16 +30,37 @@ set(MELT_CORE_SOURCES
   cpp/src/overhead.cpp
   cpp/src/recorder.cpp
   cpp/src/repetition.cpp
+  cpp/src/request.cpp
   cpp/src/run.cpp
   cpp/src/run_metadata.cpp
   cpp/src/runtimes/registry.cpp
   cpp/src/runtimes/synthetic.cpp
+  cpp/src/sampling.cpp
+  cpp/src/sensors/adreno.cpp
+  cpp/src/sensors/catalog.cpp
+  cpp/src/sensors/cooling.cpp
+  cpp/src/sensors/cpufreq.cpp
+  cpp/src/sensors/fault.cpp
+  cpp/src/sensors/file_source.cpp
+  cpp/src/sensors/hwmon.cpp
+  cpp/src/sensors/ina3221.cpp
   cpp/src/sensors/interference.cpp
+  cpp/src/sensors/mali.cpp
   cpp/src/sensors/memory_account.cpp
+  cpp/src/sensors/nvml.cpp
+  cpp/src/sensors/odpm.cpp
   cpp/src/sensors/page_map.cpp
+  cpp/src/sensors/power_supply.cpp
   cpp/src/sensors/proc_file.cpp
   cpp/src/sensors/process_memory.cpp
+  cpp/src/sensors/rapl.cpp
   cpp/src/sensors/sampler.cpp
+  cpp/src/sensors/screening.cpp
+  cpp/src/sensors/sysfs_file.cpp
+  cpp/src/sensors/tegra_gpu.cpp
+  cpp/src/sensors/thermal.cpp
+  cpp/src/sha256.cpp
+  cpp/src/token_scores.cpp
   cpp/src/trace/reader.cpp
   cpp/src/trace/writer.cpp
 )
@@ -51,6 +80,48 @@ set(MELT_LLAMA_CPP_SOURCES
   cpp/src/runtimes/llama_cpp/upstream.cpp
 )
 
+# The device program, but for its main: its tests link them too.
+set(MELT_AGENT_SOURCES
+  cpp/agent/device.cpp
+  cpp/agent/inspect.cpp
+  cpp/agent/lease.cpp
+  cpp/agent/measure.cpp
+  cpp/agent/process.cpp
+  cpp/agent/run_status.cpp
+  cpp/agent/runs.cpp
+  cpp/agent/server.cpp
+  cpp/agent/work_dir.cpp
+)
+
+# The only sources that see TVM's headers.
+set(MELT_MLC_SOURCES
+  cpp/src/runtimes/mlc/attribution.cpp
+  cpp/src/runtimes/mlc/calls.cpp
+  cpp/src/runtimes/mlc/capabilities.cpp
+  cpp/src/runtimes/mlc/ffi.cpp
+  cpp/src/runtimes/mlc/ffi_library.cpp
+  cpp/src/runtimes/mlc/kernel_names.cpp
+  cpp/src/runtimes/mlc/library_file.cpp
+  cpp/src/runtimes/mlc/md5.cpp
+  cpp/src/runtimes/mlc/memory_parts.cpp
+  cpp/src/runtimes/mlc/model_folder.cpp
+  cpp/src/runtimes/mlc/model_library.cpp
+  cpp/src/runtimes/mlc/op_cost.cpp
+  cpp/src/runtimes/mlc/op_definitions.cpp
+  cpp/src/runtimes/mlc/op_hooks.cpp
+  cpp/src/runtimes/mlc/runtime.cpp
+  cpp/src/runtimes/mlc/sampler.cpp
+  cpp/src/runtimes/mlc/session.cpp
+  cpp/src/runtimes/mlc/storage_log.cpp
+  cpp/src/runtimes/mlc/text.cpp
+  cpp/src/runtimes/mlc/threads.cpp
+  cpp/src/runtimes/mlc/weights.cpp
+)
+
+set(MELT_MLC_TEST_SOURCES
+  cpp/tests/test_mlc.cpp
+)
+
 set(MELT_BINDING_SOURCES
   cpp/bindings/module.cpp
   cpp/bindings/bind_ceilings.cpp
@@ -58,24 +129,36 @@ set(MELT_BINDING_SOURCES
   cpp/bindings/bind_fit.cpp
   cpp/bindings/bind_models.cpp
   cpp/bindings/bind_profiler.cpp
+  cpp/bindings/bind_sensors.cpp
   cpp/bindings/bind_sessions.cpp
   cpp/bindings/bind_trace_format.cpp
   cpp/bindings/interrupt.cpp
+  cpp/bindings/py_text.cpp
 )
 
 set(MELT_TEST_SOURCES
   cpp/tests/counting_allocator.cpp
   cpp/tests/main.cpp
+  cpp/tests/test_c_api.c
+  cpp/tests/test_c_api.cpp
   cpp/tests/test_ceilings.cpp
   cpp/tests/test_clock.cpp
+  cpp/tests/test_counters.cpp
+  cpp/tests/test_cpu_features.cpp
   cpp/tests/test_device_memory.cpp
   cpp/tests/test_fuzz.cpp
   cpp/tests/test_gguf.cpp
+  cpp/tests/test_json.cpp
   cpp/tests/test_memory.cpp
   cpp/tests/test_memory_account.cpp
   cpp/tests/test_recorder.cpp
+  cpp/tests/test_request.cpp
   cpp/tests/test_run.cpp
   cpp/tests/test_sampler.cpp
+  cpp/tests/test_screening.cpp
+  cpp/tests/test_sensors.cpp
+  cpp/tests/test_sha256.cpp
+  cpp/tests/test_switches.cpp
   cpp/tests/test_trace.cpp
 )
 
@@ -83,4 +166,8 @@ set(MELT_TEST_SOURCES
 set(MELT_LLAMA_CPP_TEST_SOURCES
   cpp/tests/test_liveness.cpp
   cpp/tests/test_op_cost.cpp
+)
+
+set(MELT_AGENT_TEST_SOURCES
+  cpp/tests/test_agent.cpp
 )

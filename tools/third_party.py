@@ -17,11 +17,13 @@ import fcntl
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,15 +73,15 @@ class Pin:
     package_version: str
     file: str
     sha256: str
-    backend: str
     tree: str
+    backend: str = ""
     commit_file: str = ""
     parts: tuple[str, ...] = ()
 
     @property
     def override_variable(self) -> str:
         """The environment variable that names the user's own tree, as MELT_LLAMA_CPP_DIR."""
-        return f"MELT_{self.name.upper().replace('.', '_')}_DIR"
+        return f"MELT_{re.sub('[.-]', '_', self.name.upper())}_DIR"
 
     @property
     def patches(self) -> list[Path]:
@@ -92,8 +94,8 @@ def load_pins() -> dict[str, Pin]:
     tables = tomllib.loads((ROOT / "third_party/pins.toml").read_text(encoding="utf-8"))
     pins = {}
     for name, table in tables.items():
-        if table["kind"] != "sdist":
-            raise ThirdPartyError(f"pins.toml: {name} has kind {table['kind']!r}; only 'sdist' is understood")
+        if table["kind"] not in ("sdist", "wheel"):
+            raise ThirdPartyError(f"pins.toml: {name} has kind {table['kind']!r}; 'sdist' and 'wheel' are understood")
         pins[name] = Pin(name=name, **{**table, "parts": tuple(table.get("parts", ()))})
     return pins
 
@@ -128,11 +130,12 @@ def fetch(pin: Pin) -> Path:
         for left_over in base.glob(f"{prefix}*"):  # by a process that was killed
             shutil.rmtree(left_over)
         with tempfile.TemporaryDirectory(dir=base, prefix=prefix) as scratch:
-            file = pypi.PypiFile(pin.package, pin.package_version, pin.file, pin.sha256, sdist_backend=pin.backend)
+            backend = pin.backend if pin.kind == "sdist" else None
+            file = pypi.PypiFile(pin.package, pin.package_version, pin.file, pin.sha256, sdist_backend=backend)
             archive = pypi.download(file, Path(scratch))
             say(f"unpacking {pin.tree} of {pin.file}")
             unpacked = Path(scratch, "tree")
-            unpack(archive, pin, unpacked)
+            (unpack if pin.kind == "sdist" else unpack_wheel)(archive, pin, unpacked)
             unpacked.replace(tree)  # whole or absent, never half
     return tree
 
@@ -154,6 +157,20 @@ def unpack(archive: Path, pin: Pin, target: Path) -> None:
             if ".." in parts or inner.startswith("/"):
                 raise ThirdPartyError(f"{archive.name} holds a path outside its own tree: {member.name}")
             _write(target / inner, _content(tar, member))
+    if not target.is_dir():
+        raise ThirdPartyError(f"{archive.name} holds no files below {pin.tree}: is `tree` in pins.toml right?")
+
+
+def unpack_wheel(archive: Path, pin: Pin, target: Path) -> None:
+    """Writes the files below `pin.tree` of a wheel into `target`, by hand as `unpack` does."""
+    with zipfile.ZipFile(archive) as wheel:
+        for name in wheel.namelist():
+            inner = name.removeprefix(f"{pin.tree}/")
+            if inner == name or name.endswith("/"):
+                continue
+            if ".." in inner.split("/") or inner.startswith("/"):
+                raise ThirdPartyError(f"{archive.name} holds a path outside its own tree: {name}")
+            _write(target / inner, wheel.read(name))
     if not target.is_dir():
         raise ThirdPartyError(f"{archive.name} holds no files below {pin.tree}: is `tree` in pins.toml right?")
 
@@ -317,7 +334,7 @@ def main() -> int:
             override = args.override or os.environ.get(pin.override_variable, "")
             wanted = dataclasses.replace(pin, parts=()) if args.whole else pin
             prepare(wanted, args.out.resolve(), override=override, only=args.only)
-    except (ThirdPartyError, pypi.FetchError, OSError, tarfile.TarError) as error:
+    except (ThirdPartyError, pypi.FetchError, OSError, tarfile.TarError, zipfile.BadZipFile) as error:
         print(f"third_party: error: {error}", file=sys.stderr)
         return 1
     return 0

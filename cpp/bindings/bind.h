@@ -12,6 +12,7 @@ void bind_fit(pybind11::module_& m);
 void bind_models(pybind11::module_& m);
 void bind_sessions(pybind11::module_& m);
 void bind_profiler(pybind11::module_& m);
+void bind_sensors(pybind11::module_& m);
 void bind_trace_format(pybind11::module_& m);
 
 }  // namespace melt::python

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "bind.h"
+#include "melt/counters.h"
 #include "melt/environment.h"
 #include "melt/gguf.h"
 #include "melt/runtime.h"
@@ -55,6 +56,7 @@ void bind_models(py::module_& m) {
       "runtime_details", [](const std::string& name) { return make_runtime(name)->details(); }, py::arg("name"),
       "Version, commit and CPU kernels of a runtime, as (key, value) pairs.");
   m.def("device_json", &device_json, "What this machine is, as a JSON object.");
+  m.def("counters_json", &counters_json, "What can be counted per op here, as a JSON object.");
   m.def("build_json", &build_json, "How this module was built, as a JSON object.");
   m.def("counter_is_invariant", &counter_is_invariant, "Whether the cycle counter runs at one rate.");
 }

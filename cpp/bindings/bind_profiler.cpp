@@ -19,10 +19,12 @@ namespace {
 class PyProfiler {
  public:
   PyProfiler(PySession& session, const std::optional<py::bytes>& path, std::uint32_t levels,
-             const std::string& metadata_json, std::uint32_t ring_stamps, std::size_t log_bytes)
+             const std::string& metadata_json, std::uint32_t ring_stamps, std::size_t log_bytes, bool watch_switches,
+             const std::vector<std::string>& sensors, double sensor_hz)
       : session_(session),
         sink_(path ? make_file_sink(std::string(*path)) : make_memory_sink(bytes_)),
-        profiler_(session.loaded(), *sink_, levels, metadata_json, {ring_stamps, log_bytes}) {}
+        profiler_(session.loaded(), *sink_, levels, metadata_json, {ring_stamps, log_bytes, watch_switches},
+                  {sensors, sensor_hz}) {}
 
   RunResult run(const RunOptions& options,
                 const std::optional<std::function<void(std::uint32_t, std::uint32_t)>>& on_repetition) {
@@ -36,6 +38,17 @@ class PyProfiler {
     if (PyErr_CheckSignals() != 0)
       throw py::error_already_set();  // what was measured is in the trace by now
     return result;
+  }
+
+  void sample_idle(double seconds) {
+    session_.cancel.store(false);
+    {
+      const py::gil_scoped_release release;
+      const InterruptScope interrupt(session_.cancel);
+      profiler_.sample_idle(seconds);
+    }
+    if (PyErr_CheckSignals() != 0)
+      throw py::error_already_set();
   }
 
   /// The whole trace where it was kept in memory; empty where it went to a file.
@@ -54,7 +67,7 @@ class PyProfiler {
 RunOptions make_options(const std::string& prompt, bool parse_special, const std::vector<std::int32_t>& prompt_ids,
                         std::uint32_t max_tokens, bool ignore_eos, std::uint32_t repeats, std::uint32_t warmup,
                         float temperature, std::int32_t top_k, float top_p, std::uint32_t seed,
-                        double overhead_budget_s) {
+                        double overhead_budget_s, const std::vector<std::int32_t>& forced_ids, bool keep_logits) {
   RunOptions options;
   options.prompt = prompt;
   options.parse_special = parse_special;
@@ -65,6 +78,8 @@ RunOptions make_options(const std::string& prompt, bool parse_special, const std
   options.warmup = warmup;
   options.sampler = {temperature, top_k, top_p, seed};
   options.overhead_budget_s = overhead_budget_s;
+  options.forced_ids = forced_ids;
+  options.keep_logits = keep_logits;
   return options;
 }
 
@@ -74,11 +89,13 @@ void bind_profiler(py::module_& m) {
   m.attr("LEVEL_TOKENS") = kLevelTokens;
   m.attr("LEVEL_OPS") = kLevelOps;
   m.attr("LEVEL_MEMORY") = kLevelMemory;
+  m.attr("LEVEL_COUNTERS") = kLevelCounters;
 
   py::class_<RunOptions>(m, "RunOptions", "What a run is to do.")
       .def(py::init(&make_options), py::kw_only(), py::arg("prompt"), py::arg("parse_special"), py::arg("prompt_ids"),
            py::arg("max_tokens"), py::arg("ignore_eos"), py::arg("repeats"), py::arg("warmup"), py::arg("temperature"),
-           py::arg("top_k"), py::arg("top_p"), py::arg("seed"), py::arg("overhead_budget_s"));
+           py::arg("top_k"), py::arg("top_p"), py::arg("seed"), py::arg("overhead_budget_s"), py::arg("forced_ids"),
+           py::arg("keep_logits"));
 
   py::class_<RunResult>(m, "RunResult", "What a run gave; its times are in the trace.")
       .def_readonly("prompt_ids", &RunResult::prompt_ids)
@@ -88,11 +105,15 @@ void bind_profiler(py::module_& m) {
       .def_readonly("cancelled", &RunResult::cancelled);
 
   py::class_<PyProfiler>(m, "Profiler", "Measures runs of one session into one trace.")
-      .def(py::init<PySession&, std::optional<py::bytes>, std::uint32_t, std::string, std::uint32_t, std::size_t>(),
+      .def(py::init<PySession&, std::optional<py::bytes>, std::uint32_t, std::string, std::uint32_t, std::size_t, bool,
+                    std::vector<std::string>, double>(),
            py::keep_alive<1, 2>(), py::arg("session"), py::arg("path"), py::kw_only(), py::arg("levels"),
-           py::arg("metadata_json"), py::arg("ring_stamps"), py::arg("log_bytes"))
+           py::arg("metadata_json"), py::arg("ring_stamps"), py::arg("log_bytes"), py::arg("watch_switches"),
+           py::arg("sensors"), py::arg("sensor_hz"))
       .def("run", &PyProfiler::run, py::arg("options"), py::arg("on_repetition"),
            "Runs warm-up and repetitions with the GIL released.")
+      .def("sample_idle", &PyProfiler::sample_idle, py::arg("seconds"),
+           "Reads the sensors for so long while nothing runs, with the GIL released.")
       .def("finish", &PyProfiler::finish, "Closes the trace and returns its bytes if it was kept in memory.");
 }
 

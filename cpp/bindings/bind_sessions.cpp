@@ -8,6 +8,7 @@
 #include "bind.h"
 #include "interrupt.h"
 #include "py_session.h"
+#include "py_text.h"
 
 namespace py = pybind11;
 
@@ -24,6 +25,7 @@ using Progress = std::function<void(float)>;
 std::unique_ptr<PySession> load(const std::string& runtime, const py::bytes& path, std::uint32_t n_ctx,
                                 std::uint32_t n_batch, std::uint32_t n_ubatch, std::uint32_t n_threads, bool use_mmap,
                                 bool check_tensors, bool repack, const std::string& kv_type,
+                                const std::string& runtime_path, const std::string& model_lib, const py::object& text,
                                 const std::optional<Progress>& on_progress) {
   auto session = std::make_unique<PySession>();
   ModelOptions options;
@@ -36,6 +38,9 @@ std::unique_ptr<PySession> load(const std::string& runtime, const py::bytes& pat
   options.check_tensors = check_tensors;
   options.repack = repack;
   options.kv_type = kv_type;
+  options.runtime_path = runtime_path;
+  options.model_lib = model_lib;
+  options.text = python_text(text);
   options.cancel = &session->cancel;
   std::exception_ptr raised;  // by the callback: a runtime would take it for a fault of its own
   if (on_progress) {
@@ -94,7 +99,7 @@ void bind_sessions(py::module_& m) {
   py::class_<PySession>(m, "Session", "Loaded model + context + KV cache. One run at a time.")
       .def(py::init(&load), py::arg("runtime"), py::arg("path"), py::kw_only(), py::arg("n_ctx"), py::arg("n_batch"),
            py::arg("n_ubatch"), py::arg("n_threads"), py::arg("use_mmap"), py::arg("check_tensors"), py::arg("repack"),
-           py::arg("kv_type"), py::arg("on_progress"))
+           py::arg("kv_type"), py::arg("runtime_path"), py::arg("model_lib"), py::arg("text"), py::arg("on_progress"))
       .def_property_readonly("info", [](PySession& self) { return self.loaded().session().info(); })
       .def(
           "encode",

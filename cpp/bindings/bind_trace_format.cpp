@@ -78,6 +78,15 @@ std::map<std::string, std::pair<std::size_t, Fields>> record_layouts() {
     using Record = SampleRecord;
     add("samples", sizeof(Record), {F(time_ns), F(value), F(channel)});
   }
+  {
+    using Record = CounterRecord;
+    add("counters", sizeof(Record), {F(name), F(source), F(kind), F(offset)});
+  }
+  {
+    using Record = SwitchRecord;
+    add("switches", sizeof(Record),
+        {F(start_ns), F(duration_ns), F(run), F(thread), F(flags), F(cpu_before), F(cpu_after)});
+  }
 #undef F
 #undef MELT_FIELD
   return layouts;

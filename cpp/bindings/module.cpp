@@ -9,6 +9,7 @@ PYBIND11_MODULE(_core, m) {
   melt::python::bind_models(m);
   melt::python::bind_sessions(m);
   melt::python::bind_profiler(m);
+  melt::python::bind_sensors(m);
   melt::python::bind_trace_format(m);
   melt::python::bind_ceilings(m);
 }

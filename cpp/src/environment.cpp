@@ -28,6 +28,19 @@ using ResidencyByte = unsigned char;
 using ResidencyByte = char;  // as Darwin's mincore has it
 #endif
 
+// Its malloc and memcpy are part of what is measured.
+#if defined(__BIONIC__)
+constexpr const char* kLibc = "bionic";
+#elif defined(__GLIBC__)
+constexpr const char* kLibc = "glibc";
+#elif defined(__APPLE__)
+constexpr const char* kLibc = "libSystem";
+#elif defined(__linux__)
+constexpr const char* kLibc = "musl";  // which does not name itself
+#else
+constexpr const char* kLibc = "unknown";
+#endif
+
 std::string first_line(const std::string& path) {
   std::ifstream file(path);
   std::string line;
@@ -103,7 +116,16 @@ std::string build_json() {
       .add("instructions", MELT_BUILD_INSTRUCTIONS)
       .add("processor", MELT_BUILD_PROCESSOR)
       .add("sanitizers", MELT_BUILD_SANITIZE)
+      .add("libc", kLibc)
       .str();
+}
+
+std::uint32_t default_thread_count() {
+  return static_cast<std::uint32_t>(std::max(cpus_allowed(), 1));
+}
+
+const char* build_version() noexcept {
+  return MELT_BUILD_VERSION;
 }
 
 double page_cache_ratio(const std::string& path) noexcept {

@@ -2,10 +2,8 @@
 #include "json.h"
 
 namespace melt {
-namespace {
 
-/// Length of the UTF-8 character at `i`, or 0 if there is none (RFC 3629: no overlong forms, no surrogates).
-std::size_t utf8_length(const std::string& text, std::size_t i) {
+std::size_t utf8_length(std::string_view text, std::size_t i) {
   const auto at = [&](std::size_t k) { return i + k < text.size() ? static_cast<unsigned char>(text[i + k]) : 0u; };
   const auto tail = [&](std::size_t k) { return (at(k) & 0xC0u) == 0x80u; };
   const unsigned first = at(0);
@@ -25,8 +23,6 @@ std::size_t utf8_length(const std::string& text, std::size_t i) {
   }
   return 0;
 }
-
-}  // namespace
 
 std::string json_string(const std::string& text) {
   std::string out = "\"";

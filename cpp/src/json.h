@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes the few JSON objects of a trace's metadata. Reading JSON is Python's business.
+// Writes the few JSON objects of a trace's metadata and of the agent's answers. json_value.h reads.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <string>
+#include <string_view>
 
 namespace melt {
+
+/// Length of the UTF-8 character at `i`, or 0 if there is none (RFC 3629: no overlong forms, no surrogates).
+std::size_t utf8_length(std::string_view text, std::size_t i);
 
 /// `text` as a JSON string with its quotes; bytes that are not UTF-8 become U+FFFD.
 std::string json_string(const std::string& text);
@@ -19,6 +23,7 @@ class JsonObject {
   JsonObject& add(const char* key, bool value) { return add_raw(key, value ? "true" : "false"); }
   JsonObject& add(const char* key, std::uint64_t value) { return add_raw(key, std::to_string(value)); }
   JsonObject& add(const char* key, std::uint32_t value) { return add_raw(key, std::to_string(value)); }
+  JsonObject& add(const char* key, std::int64_t value) { return add_raw(key, std::to_string(value)); }
   JsonObject& add(const char* key, int value) { return add_raw(key, std::to_string(value)); }
   JsonObject& add(const char* key, double value) {
     if (!std::isfinite(value))

@@ -10,6 +10,7 @@ namespace melt {
 namespace {
 
 constexpr std::size_t kOpsPerWrite = 1 << 18;  // 10 MiB of records
+constexpr double kClocksAgreeNs = 200.0;       // the counter and the clock of the switches, at their worst
 
 std::vector<NodeRange> groups_of(const OpRecorder& recorder, const LoggedGraph& graph) {
   const melt_stamp* stamps = recorder.stamps(graph);
@@ -34,9 +35,14 @@ bool same_content(const std::vector<OpDefinition>& a, const std::vector<OpDefini
 }  // namespace
 
 OpRecordWriter::Counts OpRecordWriter::write_run(const OpRecorder& recorder, const OpSource* source,
-                                                 std::uint32_t first_token) {
+                                                 const ThreadEvents& events, std::uint32_t first_token,
+                                                 std::uint32_t run) {
   Counts counts;
   by_slot_.clear();
+  events_ = &events;
+  const auto margin = static_cast<std::uint64_t>(kClocksAgreeNs * 1e-9 * calibration_.counter_hz());
+  marks_ = std::make_unique<SwitchMarks>(
+      events.knows_switches() ? events.switches().intervals() : std::vector<std::vector<OffCpu>>{}, margin);
   for (const LoggedGraph& graph : recorder.graphs()) {
     static const Topology kUnknown;
     const bool logged = graph.offset != kNoStamps && source != nullptr;
@@ -45,6 +51,7 @@ OpRecordWriter::Counts OpRecordWriter::write_run(const OpRecorder& recorder, con
   }
   append_host_ops(recorder, first_token);
   flush_ops();
+  append_switches(run);
   writer_.write(ChunkKind::kGraphs, graphs_);
   graphs_.clear();
   counts.n_dropped += recorder.graphs_lost();
@@ -94,57 +101,133 @@ void OpRecordWriter::append_graph(const OpRecorder& recorder, const LoggedGraph&
   if (topology.number == kNone)
     return;
 
-  counts.n_records += append_ops(recorder, graph, topology, graph_row, token_row);
+  counts.n_records += append_ops(recorder, graph, topology, graph_row, token_row, counts);
   if (ops_.size() >= kOpsPerWrite)
     flush_ops();
 }
 
+std::vector<OpRecordWriter::ThreadLog> OpRecordWriter::thread_logs(const OpRecorder& recorder,
+                                                                   const LoggedGraph& graph) const {
+  std::vector<ThreadLog> logs(graph.n_threads);
+  const melt_stamp* first = recorder.stamps(graph);
+  const melt_stamp* cursor = first;
+  for (ThreadLog& log : logs) {
+    log.head = cursor;
+    log.entries = nullptr;
+    if (recorder.entry_words() != 0)
+      log.entries = recorder.entries(graph) + static_cast<std::size_t>(cursor - first) * recorder.entry_words();
+    cursor += 1 + cursor->first_node;
+  }
+  return logs;
+}
+
+/// When a thread began a group, ended it, and left the barrier: by its counter entries if it made any, which then are
+/// part of its wait; else by the stamps of all threads.
+OpRecordWriter::Span OpRecordWriter::span_of(const OpRecorder& recorder, const ThreadLog& log, std::uint32_t group,
+                                             std::uint64_t group_start, std::uint64_t group_end) {
+  Span span{group == 0 ? log.head->ticks : group_start, log.head[1 + group].ticks, group_end, nullptr, nullptr};
+  if (log.entries == nullptr)
+    return span;
+  const std::uint64_t* before = log.entries + static_cast<std::size_t>(group) * recorder.entry_words();
+  const std::uint64_t* after = before + recorder.entry_words();
+  if (before[0] == 0 || after[0] == 0)
+    return span;
+  span.start = std::min(before[0], span.end);
+  span.wait_end = std::max(group_end, after[0]);
+  span.before = before + 1;
+  span.after = after + 1;
+  return span;
+}
+
 /// The records of one graph, group after group; returns how many.
 std::uint64_t OpRecordWriter::append_ops(const OpRecorder& recorder, const LoggedGraph& graph, const Topology& topology,
-                                         std::uint32_t graph_row, std::uint32_t token_row) {
-  std::vector<const melt_stamp*> heads(graph.n_threads);
-  const melt_stamp* cursor = recorder.stamps(graph);
+                                         std::uint32_t graph_row, std::uint32_t token_row, Counts& counts) {
+  const std::vector<ThreadLog> logs = thread_logs(recorder, graph);
   std::uint32_t n_groups = UINT32_MAX;
-  for (const melt_stamp*& head : heads) {
-    head = cursor;
-    cursor += 1 + head->first_node;
-    n_groups = std::min(n_groups, head->first_node);
-  }
+  for (const ThreadLog& log : logs)
+    n_groups = std::min(n_groups, log.head->first_node);
   std::uint64_t group_start = 0;  // of all threads but in the first group, where each has its own
   for (std::uint32_t i = 0; i < n_groups; ++i) {
     std::uint64_t group_end = 0;
-    for (const melt_stamp* head : heads)
-      group_end = std::max(group_end, head[1 + i].ticks);
+    for (const ThreadLog& log : logs)
+      group_end = std::max(group_end, log.head[1 + i].ticks);
     const bool is_last = i + 1 == graph.n_groups;
     OpRecord record{};
-    record.op = topology.op_of_node.at(heads[0][1 + i].first_node);
+    record.op = topology.op_of_node.at(logs[0].head[1 + i].first_node);
     record.graph = graph_row;
     record.token = token_row;
+    std::uint16_t flags = 0;
     for (std::uint32_t thread = 0; thread < graph.n_threads; ++thread) {
-      const std::uint64_t start = i == 0 ? heads[thread]->ticks : group_start;
-      const std::uint64_t end = heads[thread][1 + i].ticks;
+      Span span = span_of(recorder, logs[thread], i, group_start, group_end);
       // Only the last barrier's end is stamped, on thread 0; the others' ends are where the next group begins.
-      const std::uint64_t wait_end = is_last && thread == 0 ? std::max(group_end, graph.thread_end_ticks) : group_end;
-      record.start_ns = calibration_.to_ns(start);
-      record.compute_ns = calibration_.span_ns(start, end);
-      record.wait_ns = calibration_.span_ns(end, wait_end);
-      record.thread = static_cast<std::uint16_t>(thread);
-      ops_.push_back(record);
+      if (is_last && thread == 0)
+        span.wait_end = std::max(span.wait_end, graph.thread_end_ticks);
+      flags |= append_record(record, thread, span, counts);
+    }
+    for (std::size_t row = ops_.size() - graph.n_threads; flags != 0 && row < ops_.size(); ++row) {
+      if ((ops_[row].flags & (kOpSwitched | kOpMigrated)) == 0)
+        ops_[row].flags |= kOpPeerDisturbed;  // it waited for one that was disturbed
     }
     group_start = group_end;
   }
   return static_cast<std::uint64_t>(n_groups) * graph.n_threads;
 }
 
+/// Adds `record` with its times, counters and marks; returns the marks.
+std::uint16_t OpRecordWriter::append_record(OpRecord record, unsigned thread, const Span& span, Counts& counts) {
+  record.start_ns = calibration_.to_ns(span.start);
+  record.compute_ns = calibration_.span_ns(span.start, span.end);
+  record.wait_ns = calibration_.span_ns(span.end, span.wait_end);
+  record.thread = static_cast<std::uint16_t>(thread);
+  const Disturbance disturbance = marks_->of(thread, span.start, span.wait_end);
+  record.flags = disturbance.flags;
+
+  const std::vector<OpCounter>& counters = events_->counters();
+  values_.resize(values_.size() + counters.size(), std::nan(""));
+  double* values = values_.data() + values_.size() - counters.size();
+  if (span.before != nullptr && events_->difference(thread, span.before, span.after, values))
+    ++counts.n_scaled;
+  for (std::size_t i = 0; i < counters.size(); ++i) {
+    const bool moved = counters[i].name == "migrations";
+    if (events_->knows_switches()) {
+      if (counters[i].from == OpCounter::From::kSwitches || counters[i].from == OpCounter::From::kSwitchesMoved)
+        values[i] = moved ? disturbance.migrations : disturbance.switches;
+    } else if ((moved || counters[i].name == "context_switches") && values[i] > 0) {
+      record.flags |= moved ? kOpMigrated : kOpSwitched;
+    }
+  }
+  ops_.push_back(record);
+  return record.flags;
+}
+
+/// The intervals in which a computing thread had no processor.
+void OpRecordWriter::append_switches(std::uint32_t run) {
+  std::vector<SwitchRecord> rows;
+  for (std::size_t thread = 0; thread < marks_->intervals().size(); ++thread) {
+    for (const OffCpu& off : marks_->intervals()[thread]) {
+      SwitchRecord row{};
+      row.start_ns = calibration_.to_ns(off.begin_ticks);
+      row.duration_ns = calibration_.span_ns(off.begin_ticks, off.end_ticks);
+      row.run = run;
+      row.thread = static_cast<std::uint16_t>(thread);
+      row.flags = off.preempted ? kSwitchPreempted : 0;
+      row.cpu_before = off.cpu_before;
+      row.cpu_after = off.cpu_after;
+      rows.push_back(row);
+    }
+  }
+  writer_.write(ChunkKind::kSwitches, rows);
+}
+
 void OpRecordWriter::append_host_ops(const OpRecorder& recorder, std::uint32_t first_token) {
+  marks_->rewind();  // host ops have their times between the graphs'
+  Counts counts;
   for (const HostEvent& event : recorder.host_events()) {
     OpRecord record{};
-    record.start_ns = calibration_.to_ns(event.begin_ticks);
-    record.compute_ns = calibration_.span_ns(event.begin_ticks, event.end_ticks);
     record.op = host_op_definition(event.op);
     record.graph = kNone;
     record.token = first_token + event.token;
-    ops_.push_back(record);
+    append_record(record, 0, {event.begin_ticks, event.end_ticks, event.end_ticks, nullptr, nullptr}, counts);
   }
 }
 
@@ -166,11 +249,24 @@ std::uint32_t OpRecordWriter::host_op_definition(HostOp op) {
   return row = n_definitions_++;
 }
 
+/// Level counters makes the records longer: a double for each counter behind the fields of an OpRecord.
 void OpRecordWriter::flush_ops() {
   writer_.write(ChunkKind::kOpDefinitions, new_definitions_);
   new_definitions_.clear();
-  writer_.write(ChunkKind::kOps, ops_);
+  const std::size_t value_bytes = events_->counters().size() * sizeof(double);
+  if (value_bytes == 0) {
+    writer_.write(ChunkKind::kOps, ops_);
+  } else {
+    const std::size_t record_bytes = sizeof(OpRecord) + value_bytes;
+    std::vector<std::uint8_t> rows(ops_.size() * record_bytes);
+    for (std::size_t i = 0; i < ops_.size(); ++i) {
+      std::memcpy(&rows[i * record_bytes], &ops_[i], sizeof(OpRecord));
+      std::memcpy(&rows[i * record_bytes + sizeof(OpRecord)], &values_[i * events_->counters().size()], value_bytes);
+    }
+    writer_.write(ChunkKind::kOps, rows.data(), record_bytes, ops_.size());
+  }
   ops_.clear();
+  values_.clear();
 }
 
 }  // namespace melt

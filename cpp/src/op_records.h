@@ -3,9 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <unordered_map>
 #include <vector>
 
+#include "counters/switch_marks.h"
+#include "counters/thread_events.h"
 #include "melt/clock.h"
 #include "melt/recorder.h"
 #include "melt/trace_format.h"
@@ -24,10 +27,13 @@ class OpRecordWriter {
     std::uint64_t n_groups = 0;
     std::uint64_t n_records = 0;
     std::uint64_t n_dropped = 0;
+    std::uint64_t n_scaled = 0;  ///< records whose counters were shared with others
   };
 
-  /// Writes the definitions that are new, then graphs and ops. Rows of the run's steps begin at `first_token`.
-  Counts write_run(const OpRecorder& recorder, const OpSource* source, std::uint32_t first_token);
+  /// Writes the definitions that are new, then graphs and ops, each with what `events` tell of it, then the switches of
+  /// run number `run`. Rows of the run's steps begin at `first_token`.
+  Counts write_run(const OpRecorder& recorder, const OpSource* source, const ThreadEvents& events,
+                   std::uint32_t first_token, std::uint32_t run);
 
  private:
   struct Topology {
@@ -36,11 +42,27 @@ class OpRecordWriter {
     std::vector<OpDefinition> content;                            ///< with the `topology` fields left 0
   };
 
+  /// One thread of a graph as it was logged.
+  struct ThreadLog {
+    const melt_stamp* head;        ///< its stamps follow
+    const std::uint64_t* entries;  ///< counters when it began the graph, then after each group; null: not read
+  };
+  /// What one record says besides what it is of.
+  struct Span {
+    std::uint64_t start, end, wait_end;
+    const std::uint64_t* before;  ///< counter entries at both ends; null: not read
+    const std::uint64_t* after;
+  };
+  std::vector<ThreadLog> thread_logs(const OpRecorder& recorder, const LoggedGraph& graph) const;
+  static Span span_of(const OpRecorder& recorder, const ThreadLog& log, std::uint32_t group, std::uint64_t group_start,
+                      std::uint64_t group_end);
+  std::uint16_t append_record(OpRecord record, unsigned thread, const Span& span, Counts& counts);
+  void append_switches(std::uint32_t run);
   const Topology& topology_for(const OpRecorder& recorder, const OpSource& source, const LoggedGraph& graph);
   void append_graph(const OpRecorder& recorder, const LoggedGraph& graph, const Topology& topology,
                     std::uint32_t token_row, Counts& counts);
   std::uint64_t append_ops(const OpRecorder& recorder, const LoggedGraph& graph, const Topology& topology,
-                           std::uint32_t graph_row, std::uint32_t token_row);
+                           std::uint32_t graph_row, std::uint32_t token_row, Counts& counts);
   void append_host_ops(const OpRecorder& recorder, std::uint32_t first_token);
   std::uint32_t host_op_definition(HostOp op);
   void flush_ops();
@@ -57,6 +79,9 @@ class OpRecordWriter {
   std::vector<OpDefinition> new_definitions_;
   std::vector<GraphRecord> graphs_;
   std::vector<OpRecord> ops_;
+  std::vector<double> values_;  ///< of the counters, for each of ops_
+  const ThreadEvents* events_ = nullptr;
+  std::unique_ptr<SwitchMarks> marks_;  ///< of the run being written
 };
 
 }  // namespace melt

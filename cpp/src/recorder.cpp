@@ -15,11 +15,35 @@ OpRecorder::OpRecorder(unsigned n_threads, RecorderLimits limits)
   }
 }
 
+void OpRecorder::count_with(const std::vector<CounterReader>& readers, std::uint32_t n_words) {
+  entry_words_ = n_words == 0 ? 0 : n_words + 1;
+  const std::size_t capacity = static_cast<std::size_t>(limits_.ring_stamps) + 1;
+  counter_storage_.assign(n_words == 0 ? 0 : capacity * entry_words_ * rings_.size(), 0);
+  counter_rings_.assign(rings_.size(), melt_counter_ring{});
+  for (std::size_t i = 0; i < rings_.size(); ++i) {
+    rings_[i].counters = nullptr;
+    if (n_words == 0 || i >= readers.size() || readers[i].read == nullptr)
+      continue;
+    melt_counter_ring& ring = counter_rings_[i];
+    ring.entries = counter_storage_.data() + capacity * entry_words_ * i;
+    ring.entry_words = entry_words_;
+    ring.capacity = static_cast<std::uint32_t>(capacity);
+    ring.file = readers[i].file;
+    ring.read = readers[i].read;
+    rings_[i].counters = &ring;
+  }
+}
+
 void OpRecorder::begin_run(std::size_t n_graphs, std::size_t n_groups) {
   const std::size_t per_graph = (n_groups + 1) * rings_.size();
-  const std::size_t wanted = std::min(n_graphs * per_graph, limits_.log_bytes / sizeof(melt_stamp));
+  const std::size_t stamp_bytes = sizeof(melt_stamp) + entry_words_ * sizeof(std::uint64_t);
+  const std::size_t wanted = std::min(n_graphs * per_graph, limits_.log_bytes / stamp_bytes);
   if (log_.size() < wanted)
     log_.resize(wanted);  // resize writes every page: no page fault later
+  if (counter_log_.size() < log_.size() * entry_words_)
+    counter_log_.resize(log_.size() * entry_words_);
+  if (watch_ != nullptr)
+    watch_->begin_run();
   log_used_ = 0;
   graphs_.clear();
   graphs_.reserve(n_graphs);
@@ -30,14 +54,19 @@ void OpRecorder::begin_run(std::size_t n_graphs, std::size_t n_groups) {
 }
 
 void OpRecorder::graph_begin(std::uint32_t topology) noexcept {
-  for (melt_stamp_ring& ring : rings_)
+  for (melt_stamp_ring& ring : rings_) {
     ring.count = ring.dropped = 0;
+    if (ring.counters != nullptr)
+      ring.counters->count = 0;
+  }
   current_.topology = topology;
   current_.token = token_;
 }
 
 void OpRecorder::graph_end(unsigned n_threads, std::uint64_t begin_ticks, std::uint64_t end_ticks,
                            bool aborted) noexcept {
+  if (watch_ != nullptr)
+    watch_->drain();
   if (graphs_.size() == graphs_.capacity()) {
     ++graphs_lost_;
     return;
@@ -66,10 +95,24 @@ void OpRecorder::graph_end(unsigned n_threads, std::uint64_t begin_ticks, std::u
       const melt_stamp_ring& ring = rings_[i];
       log_[log_used_] = {ring.thread_begin, ring.count, ring.dropped};
       std::memcpy(&log_[log_used_ + 1], ring.stamps, ring.count * sizeof(melt_stamp));
+      log_counters(i, log_used_);
       log_used_ += ring.count + 1;
     }
   }
   graphs_.push_back(current_);
+}
+
+/// Copies a thread's entries to where its stamps are; what was not read becomes zeros.
+void OpRecorder::log_counters(unsigned thread, std::size_t first_slot) noexcept {
+  if (entry_words_ == 0)
+    return;
+  const melt_counter_ring* counters = rings_[thread].counters;
+  const std::size_t n_slots = rings_[thread].count + std::size_t{1};
+  const std::size_t n_read = counters == nullptr ? 0 : std::min<std::size_t>(counters->count, n_slots);
+  std::uint64_t* to = counter_log_.data() + first_slot * entry_words_;
+  if (n_read > 0)
+    std::memcpy(to, counters->entries, n_read * entry_words_ * sizeof(std::uint64_t));
+  std::fill(to + n_read * entry_words_, to + n_slots * entry_words_, std::uint64_t{0});
 }
 
 void OpRecorder::host_op(HostOp op, std::uint64_t begin_ticks, std::uint64_t end_ticks) noexcept {

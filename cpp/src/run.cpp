@@ -5,7 +5,9 @@
 #include <chrono>
 #include <cmath>
 #include <random>
+#include <thread>
 
+#include "counters/thread_events.h"
 #include "json.h"
 #include "melt/environment.h"
 #include "melt/error.h"
@@ -14,9 +16,14 @@
 #include "overhead.h"
 #include "repetition.h"
 #include "run_metadata.h"
+#include "sampling.h"
+#include "token_scores.h"
 
 namespace melt {
 namespace {
+
+constexpr double kMaxIdleS = 600.0;  // as long as there is room for samples
+constexpr double kIdleSliceS = 0.1;  // between two looks for a cancel
 
 void require(bool condition, const std::string& message) {
   if (!condition)
@@ -30,6 +37,11 @@ void check_options(const ModelOptions& options) {
   require(options.n_ubatch >= 1, "n_ubatch is 0: give at least 1 token");
 }
 
+void check_id(std::int32_t id, std::uint32_t n_vocab) {
+  require(id >= 0 && static_cast<std::uint32_t>(id) < n_vocab,
+          "token id " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(n_vocab));
+}
+
 FileHeader make_header(const LoadedModel& model, const ClockCalibration& calibration) {
   FileHeader header{};
   header.clock_id = static_cast<std::uint32_t>(model.clock().id());
@@ -39,6 +51,14 @@ FileHeader make_header(const LoadedModel& model, const ClockCalibration& calibra
   for (std::uint8_t& byte : header.trace_id)
     byte = static_cast<std::uint8_t>(random());
   return header;
+}
+
+ThreadEventOptions event_options(const LoadedModel& model, std::uint32_t levels, const RecorderLimits& limits) {
+  ThreadEventOptions options;
+  options.counters = (levels & kLevelCounters) != 0;
+  options.switches = limits.watch_switches && (levels & (kLevelOps | kLevelCounters)) != 0;
+  options.is_real = model.clock().id() != ClockId::kSimulated;
+  return options;
 }
 
 }  // namespace
@@ -76,27 +96,38 @@ void LoadedModel::unload() {
 
 class Profiler::Impl {
  public:
-  Impl(LoadedModel& model, ByteSink& sink, std::uint32_t levels, const std::string& metadata, RecorderLimits limits)
+  Impl(LoadedModel& model, ByteSink& sink, std::uint32_t levels, const std::string& metadata, RecorderLimits limits,
+       const SensorOptions& sensors)
       : model_(model),
-        levels_(levels),
+        levels_((levels & kLevelCounters) != 0 ? levels | kLevelOps : levels),
         calibration_(model.calibration()),
         writer_(sink, make_header(model, calibration_)),
         record_writer_(writer_, calibration_),
+        events_(model.options().n_threads, event_options(model, levels, limits)),
         recorder_(model.options().n_threads, limits) {
-    require(levels_ != 0, "no level given: choose from tokens, ops, memory");
+    require(levels_ != 0, "no level given: choose from tokens, ops, memory, counters");
     if (wants_ops() && source() == nullptr) {
       throw Error(ErrorKind::kInvalidArgument,
                   "runtime " + model.runtime().name() + " cannot record level ops: use --levels tokens");
     }
     writer_.write_metadata(metadata);
-    writer_.write_metadata(head_metadata(model, model.session().info(), levels, limits));
+    writer_.write_metadata(head_metadata(model, model.session().info(), levels_, limits));
     writer_.write(ChunkKind::kPhases, std::vector<PhaseRecord>{model.load_phase()});
-    if ((levels_ & kLevelMemory) != 0)
-      memory_ = std::make_unique<MemoryLevel>(model, writer_);
+    const bool wants_memory = (levels_ & kLevelMemory) != 0;
+    if (wants_memory || !sensors.names.empty())
+      sampling_ = std::make_unique<Sampling>(model, writer_, wants_memory, sensors);
+    if (wants_memory)
+      memory_ = std::make_unique<MemoryLevel>(model, writer_, *sampling_);
+    if (sampling_)
+      sampling_->write_metadata();
+    if (wants_ops())
+      recorder_.watch_with(&events_);
   }
 
   RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition);
+  void sample_idle(double seconds);
   void finish();
+  std::uint32_t tokens_written() const noexcept { return n_tokens_; }
 
  private:
   bool wants_ops() const { return (levels_ & kLevelOps) != 0; }
@@ -116,6 +147,7 @@ class Profiler::Impl {
   bool prefill(Repetition& rep);
   void decode(const RunOptions& options, Repetition& rep);
   bool keep_token(const RunOptions& options, Repetition& rep);
+  void prepare_events();
   void write(const Repetition& rep);
   void measure_cost(const RunOptions& options, const std::vector<std::int32_t>& prompt);
 
@@ -124,7 +156,11 @@ class Profiler::Impl {
   ClockCalibration& calibration_;
   TraceWriter writer_;
   OpRecordWriter record_writer_;
+  ThreadEvents events_;  // before the recorder, which follows it
   OpRecorder recorder_;
+  std::uint64_t n_scaled_ = 0;
+  bool counters_defined_ = false;
+  std::unique_ptr<Sampling> sampling_;   // null without sensors and without level memory
   std::unique_ptr<MemoryLevel> memory_;  // null without that level
   std::uint32_t n_runs_ = 0;
   std::uint32_t n_tokens_ = 0;
@@ -145,9 +181,9 @@ std::vector<std::int32_t> Profiler::Impl::checked_prompt(const RunOptions& optio
   require(!ids.empty(), "the prompt is empty: give at least one token");
   require(ids.size() < info.n_ctx, "the prompt has " + std::to_string(ids.size()) + " tokens, but the context holds " +
                                        std::to_string(info.n_ctx) + ": shorten it or raise the context length (n_ctx)");
-  for (const std::int32_t id : ids) {
-    require(id >= 0 && static_cast<std::uint32_t>(id) < info.n_vocab,
-            "token id " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(info.n_vocab));
+  for (const std::vector<std::int32_t>* given : {&ids, &options.forced_ids}) {
+    for (const std::int32_t id : *given)
+      check_id(id, info.n_vocab);
   }
   return ids;
 }
@@ -163,6 +199,8 @@ RunResult Profiler::Impl::run(const RunOptions& options,
   RunResult result;
   result.prompt_ids = checked_prompt(options);
   writer_.write_metadata(run_metadata(options));
+  if (wants_ops())
+    prepare_events();
   const std::uint32_t total = options.warmup + options.repeats;
   for (std::uint32_t i = 0; i < total && !result.cancelled; ++i) {
     if (i == options.warmup)
@@ -174,6 +212,8 @@ RunResult Profiler::Impl::run(const RunOptions& options,
   }
   if (on_repetition && !result.cancelled)
     on_repetition(total, total);
+  if (options.keep_logits && !result.cancelled && !result.output_ids.empty())
+    writer_.write_metadata(score_tokens(model_, result.prompt_ids, result.output_ids));
   result.output_text = model_.session().text().decode(result.output_ids);
   return result;
 }
@@ -192,7 +232,9 @@ void Profiler::Impl::record_repetition(const RunOptions& options, std::size_t n_
   }
   try {
     const RecordingScope recording(wants_ops() ? source() : nullptr, recorder_);
-    const MemoryScope sampling(memory_.get());
+    if (memory_)
+      memory_->start_run();
+    const SamplingScope sampling(sampling_.get());
     execute(options, rep);
   } catch (...) {
     rep.stop = StopReason::kError;
@@ -205,6 +247,16 @@ void Profiler::Impl::record_repetition(const RunOptions& options, std::size_t n_
     for (std::uint32_t i = 0; i < rep.n_output; ++i)
       result.output_ids.push_back(rep.steps[i].token_id);
   }
+}
+
+/// Opens what the kernel tells of the computing threads; the columns of the counters are known from then on.
+void Profiler::Impl::prepare_events() {
+  events_.prepare(*source(), recorder_);
+  if (counters_defined_)
+    return;
+  counters_defined_ = true;
+  writer_.write(ChunkKind::kCounters, events_.definitions());
+  writer_.write_metadata(events_.metadata(n_scaled_));
 }
 
 /// The measured part. From here to its end nothing of ours allocates, locks, formats or writes, but for the prompt's
@@ -246,16 +298,19 @@ bool Profiler::Impl::prefill(Repetition& rep) {
 bool Profiler::Impl::keep_token(const RunOptions& options, Repetition& rep) {
   const Clock& clock = model_.clock();
   const std::uint64_t begin = clock.ticks();
-  const std::int32_t id = model_.session().sample();
+  const std::int32_t sampled = model_.session().sample();
   const std::uint64_t end = clock.ticks();
+  const bool is_forced = rep.n_output < options.forced_ids.size();
+  const std::int32_t id = is_forced ? options.forced_ids[rep.n_output] : sampled;
   if (wants_ops())
     recorder_.host_op(HostOp::kSample, begin, end);
   rep.steps.push_back({end, id});
-  if (!options.ignore_eos && model_.session().text().is_end_of_text(id)) {
+  if (!is_forced && !options.ignore_eos && model_.session().text().is_end_of_text(id)) {
     rep.stop = StopReason::kEndOfText;
     return false;
   }
-  return ++rep.n_output < options.max_tokens;
+  ++rep.n_output;
+  return rep.n_output < options.max_tokens && (options.forced_ids.empty() || rep.n_output < options.forced_ids.size());
 }
 
 void Profiler::Impl::decode(const RunOptions& options, Repetition& rep) {
@@ -280,13 +335,18 @@ void Profiler::Impl::write(const Repetition& rep) {
   run.n_threads = model_.options().n_threads;
   run.peak_rss_bytes = peak_rss_bytes();
   if (wants_ops()) {
-    const OpRecordWriter::Counts counts = record_writer_.write_run(recorder_, source(), n_tokens_);
+    const OpRecordWriter::Counts counts = record_writer_.write_run(recorder_, source(), events_, n_tokens_, n_runs_);
+    events_.count_run();
+    n_scaled_ += counts.n_scaled;
+    writer_.write_metadata(events_.metadata(n_scaled_));
     run.n_graphs = counts.n_graphs;
     run.n_groups = counts.n_groups;
     run.n_records = counts.n_records;
     run.n_dropped = counts.n_dropped;
   }
   writer_.write(ChunkKind::kRuns, std::vector<RunRecord>{run});
+  if (sampling_)
+    sampling_->write();
   if (memory_)
     memory_->write_run();
   n_tokens_ += static_cast<std::uint32_t>(tokens.size());
@@ -303,6 +363,35 @@ void Profiler::Impl::measure_cost(const RunOptions& options, const std::vector<s
   writer_.write_metadata("{\"overhead_notes\": " + json_string(result.note) + "}");
 }
 
+void Profiler::Impl::sample_idle(double seconds) {
+  require(std::isfinite(seconds) && seconds >= 0 && seconds <= kMaxIdleS, "idle sampling takes 0 to 600 seconds");
+  require(!finished_, "this trace is finished: start a new profile");
+  const std::unique_lock<std::mutex> use(model_.in_use(), std::try_to_lock);
+  if (!use.owns_lock())
+    throw Error(ErrorKind::kBusy, "this model is running in another thread: an idle device is to be measured");
+  if (!sampling_ || !sampling_->has_sensors())
+    return;
+  PhaseRecord phase{};
+  phase.run = kNone;
+  phase.phase = static_cast<std::uint16_t>(Phase::kIdle);
+  const std::uint64_t begin = model_.clock().ticks();
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  {
+    const SamplingScope sampling(sampling_.get());
+    while (std::chrono::steady_clock::now() < end && !cancelled()) {
+      const std::chrono::duration<double> left = end - std::chrono::steady_clock::now();
+      std::this_thread::sleep_for(std::min(left, std::chrono::duration<double>(kIdleSliceS)));
+    }
+  }
+  const std::uint64_t ended = model_.clock().ticks();
+  calibration_.refine();
+  phase.start_ns = calibration_.to_ns(begin);
+  phase.duration_ns = calibration_.span_ns(begin, ended);
+  writer_.write(ChunkKind::kPhases, std::vector<PhaseRecord>{phase});
+  sampling_->write();
+  writer_.flush();
+}
+
 void Profiler::Impl::finish() {
   if (finished_)
     return;
@@ -317,14 +406,22 @@ void Profiler::Impl::finish() {
 }
 
 Profiler::Profiler(LoadedModel& model, ByteSink& sink, std::uint32_t levels, const std::string& metadata_json,
-                   RecorderLimits limits)
-    : impl_(std::make_unique<Impl>(model, sink, levels, metadata_json, limits)) {}
+                   RecorderLimits limits, const SensorOptions& sensors)
+    : impl_(std::make_unique<Impl>(model, sink, levels, metadata_json, limits, sensors)) {}
 
 Profiler::~Profiler() = default;
 
 RunResult Profiler::run(const RunOptions& options,
                         const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition) {
   return impl_->run(options, on_repetition);
+}
+
+void Profiler::sample_idle(double seconds) {
+  impl_->sample_idle(seconds);
+}
+
+std::uint32_t Profiler::tokens_written() const noexcept {
+  return impl_->tokens_written();
 }
 
 void Profiler::finish() {

@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // The sampling thread, and what its sources say where a file of /proc is absent.
 #include <doctest/doctest.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <cmath>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "fake_root.h"
 #include "melt/clock.h"
 #include "melt/sensor.h"
 #include "sensors/proc_file.h"
@@ -40,28 +38,6 @@ std::vector<std::unique_ptr<SensorSource>> counters() {
   sources.push_back(std::make_unique<Counter>(10));
   return sources;
 }
-
-/// A folder that stands in for /proc and /sys while it lives.
-class FakeRoot {
- public:
-  FakeRoot() : folder_(std::filesystem::temp_directory_path() / ("melt-proc-" + std::to_string(rand()))) {
-    std::filesystem::create_directories(folder_);
-    setenv("MELT_PROCFS_ROOT", folder_.c_str(), 1);
-    setenv("MELT_SYSFS_ROOT", folder_.c_str(), 1);
-  }
-  ~FakeRoot() {
-    unsetenv("MELT_PROCFS_ROOT");
-    unsetenv("MELT_SYSFS_ROOT");
-    std::filesystem::remove_all(folder_);
-  }
-  void write(const std::string& path, const std::string& text) const {
-    std::filesystem::create_directories((folder_ / path).parent_path());
-    std::ofstream(folder_ / path) << text;
-  }
-
- private:
-  std::filesystem::path folder_;
-};
 
 double value_of(SensorSource& source, const std::string& kind) {
   std::vector<double> values(source.channels().size());
@@ -138,6 +114,23 @@ TEST_CASE("rows beyond the room reserved are counted, and a sampler can start ag
   sampler.start();
   sampler.stop();
   CHECK(sampler.n_rows() == 2);
+}
+
+TEST_CASE("each source has a rate of its own, and a time within its reading") {
+  const auto clock = make_host_clock();
+  Sampler sampler(*clock, counters(), 200.0, 1000, {50.0, 200.0});
+  const std::uint64_t before = clock->ticks();
+  sampler.start();
+  std::this_thread::sleep_for(std::chrono::milliseconds(120));
+  sampler.stop();
+  std::size_t n_first = 0;
+  for (std::size_t i = 0; i < sampler.n_rows(); ++i) {
+    n_first += sampler.row(i).source == 0 ? 1 : 0;
+    CHECK(sampler.row(i).ticks >= before);
+    CHECK(sampler.row(i).ticks <= clock->ticks());
+  }
+  CHECK(n_first >= 2);
+  CHECK(n_first <= 9);
 }
 
 TEST_CASE("interference is read from /proc and /sys") {

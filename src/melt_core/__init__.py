@@ -17,8 +17,13 @@ from typing import TYPE_CHECKING, Any
 from melt_core.report import report  # not on first use: its package of the same name would take its place
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ below imports what is asked for
+    from melt_core.devices import Device as Device
+    from melt_core.devices import GateLimits as GateLimits
+    from melt_core.devices import connect as connect
     from melt_core.errors import BusyError as BusyError
     from melt_core.errors import CancelledError as CancelledError
+    from melt_core.errors import DeviceBusyError as DeviceBusyError
+    from melt_core.errors import DeviceError as DeviceError
     from melt_core.errors import InvalidArgumentError as InvalidArgumentError
     from melt_core.errors import MeltError as MeltError
     from melt_core.errors import MissingExtraError as MissingExtraError
@@ -26,7 +31,9 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ belo
     from melt_core.errors import OutOfMemoryError as OutOfMemoryError
     from melt_core.errors import RuntimeFailedError as RuntimeFailedError
     from melt_core.errors import StorageError as StorageError
+    from melt_core.errors import TelemetryError as TelemetryError
     from melt_core.errors import TraceError as TraceError
+    from melt_core.errors import TransientDeviceError as TransientDeviceError
     from melt_core.profiling import Completion as Completion
     from melt_core.profiling import MemoryOptions as MemoryOptions
     from melt_core.profiling import MemoryPrediction as MemoryPrediction
@@ -36,21 +43,28 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ belo
     from melt_core.profiling import predict_memory as predict_memory
     from melt_core.profiling import profile as profile
     from melt_core.profiling import profile_in_child as profile_in_child
+    from melt_core.profiling import profile_on_device as profile_on_device
     from melt_core.runtime import LLM as LLM
     from melt_core.runtime import ModelInfo as ModelInfo
+    from melt_core.runtime import SensorStatus as SensorStatus
     from melt_core.runtime import Tokenizer as Tokenizer
     from melt_core.runtime import load as load
     from melt_core.runtime import load_tokenizer as load_tokenizer
     from melt_core.runtime import runtime_names as runtime_names
+    from melt_core.runtime import sensor_names as sensor_names
+    from melt_core.runtime import sensors as sensors
     from melt_core.trace import Table as Table
     from melt_core.trace import Trace as Trace
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "devices": ("Device", "GateLimits", "connect"),
     "errors": (
         "BusyError",
         "CancelledError",
+        "DeviceBusyError",
+        "DeviceError",
         "InvalidArgumentError",
         "MeltError",
         "MissingExtraError",
@@ -58,7 +72,9 @@ _PUBLIC = {
         "OutOfMemoryError",
         "RuntimeFailedError",
         "StorageError",
+        "TelemetryError",
         "TraceError",
+        "TransientDeviceError",
     ),
     "profiling": (
         "Completion",
@@ -70,8 +86,19 @@ _PUBLIC = {
         "predict_memory",
         "profile",
         "profile_in_child",
+        "profile_on_device",
     ),
-    "runtime": ("LLM", "ModelInfo", "Tokenizer", "load", "load_tokenizer", "runtime_names"),
+    "runtime": (
+        "LLM",
+        "ModelInfo",
+        "SensorStatus",
+        "Tokenizer",
+        "load",
+        "load_tokenizer",
+        "runtime_names",
+        "sensor_names",
+        "sensors",
+    ),
     "trace": ("Table", "Trace"),
 }
 _MODULE_OF = {name: f"melt_core.{module}" for module, names in _PUBLIC.items() for name in names}

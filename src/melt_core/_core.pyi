@@ -4,7 +4,7 @@ The compiled core of melt_core. Private: use the names in melt_core.
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['AbsentCeiling', 'Ceiling', 'CeilingKind', 'CeilingResult', 'DeviceMemory', 'GgufHeader', 'GgufTensor', 'LEVEL_MEMORY', 'LEVEL_OPS', 'LEVEL_TOKENS', 'MemoryForecast', 'MemoryPart', 'ModelInfo', 'Profiler', 'RunOptions', 'RunResult', 'Session', 'Tokenizer', 'build_json', 'counter_is_invariant', 'device_json', 'device_memory', 'error_kinds', 'measure_ceilings', 'predict_memory', 'read_gguf', 'record_layouts', 'runtime_details', 'runtime_names']
+__all__: list[str] = ['AbsentCeiling', 'Ceiling', 'CeilingKind', 'CeilingResult', 'DeviceMemory', 'GgufHeader', 'GgufTensor', 'LEVEL_COUNTERS', 'LEVEL_MEMORY', 'LEVEL_OPS', 'LEVEL_TOKENS', 'MemoryForecast', 'MemoryPart', 'ModelInfo', 'Profiler', 'RunOptions', 'RunResult', 'Session', 'Tokenizer', 'build_json', 'counter_is_invariant', 'counters_json', 'device_json', 'device_memory', 'error_kinds', 'measure_ceilings', 'predict_memory', 'read_gguf', 'record_layouts', 'runtime_details', 'runtime_names', 'sensor_names', 'sensors_json']
 class MemoryPart:
     """
     What a session holds of one kind in one kind of buffer.
@@ -151,7 +151,7 @@ class Session:
     """
     Loaded model + context + KV cache. One run at a time.
     """
-    def __init__(self, runtime: str, path: bytes, *, n_ctx: typing.SupportsInt | typing.SupportsIndex, n_batch: typing.SupportsInt | typing.SupportsIndex, n_ubatch: typing.SupportsInt | typing.SupportsIndex, n_threads: typing.SupportsInt | typing.SupportsIndex, use_mmap: bool, check_tensors: bool, repack: bool, kv_type: str, on_progress: collections.abc.Callable[[float], None] | None) -> None:
+    def __init__(self, runtime: str, path: bytes, *, n_ctx: typing.SupportsInt | typing.SupportsIndex, n_batch: typing.SupportsInt | typing.SupportsIndex, n_ubatch: typing.SupportsInt | typing.SupportsIndex, n_threads: typing.SupportsInt | typing.SupportsIndex, use_mmap: bool, check_tensors: bool, repack: bool, kv_type: str, runtime_path: str, model_lib: str, text: typing.Any, on_progress: collections.abc.Callable[[float], None] | None) -> None:
         ...
     def cancel(self) -> None:
         """
@@ -180,7 +180,7 @@ class RunOptions:
     """
     What a run is to do.
     """
-    def __init__(self, *, prompt: str, parse_special: bool, prompt_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], max_tokens: typing.SupportsInt | typing.SupportsIndex, ignore_eos: bool, repeats: typing.SupportsInt | typing.SupportsIndex, warmup: typing.SupportsInt | typing.SupportsIndex, temperature: typing.SupportsFloat | typing.SupportsIndex, top_k: typing.SupportsInt | typing.SupportsIndex, top_p: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, overhead_budget_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
+    def __init__(self, *, prompt: str, parse_special: bool, prompt_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], max_tokens: typing.SupportsInt | typing.SupportsIndex, ignore_eos: bool, repeats: typing.SupportsInt | typing.SupportsIndex, warmup: typing.SupportsInt | typing.SupportsIndex, temperature: typing.SupportsFloat | typing.SupportsIndex, top_k: typing.SupportsInt | typing.SupportsIndex, top_p: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, overhead_budget_s: typing.SupportsFloat | typing.SupportsIndex, forced_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], keep_logits: bool) -> None:
         ...
 class RunResult:
     """
@@ -205,7 +205,7 @@ class Profiler:
     """
     Measures runs of one session into one trace.
     """
-    def __init__(self, session: Session, path: bytes | None, *, levels: typing.SupportsInt | typing.SupportsIndex, metadata_json: str, ring_stamps: typing.SupportsInt | typing.SupportsIndex, log_bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
+    def __init__(self, session: Session, path: bytes | None, *, levels: typing.SupportsInt | typing.SupportsIndex, metadata_json: str, ring_stamps: typing.SupportsInt | typing.SupportsIndex, log_bytes: typing.SupportsInt | typing.SupportsIndex, watch_switches: bool, sensors: collections.abc.Sequence[str], sensor_hz: typing.SupportsFloat | typing.SupportsIndex) -> None:
         ...
     def finish(self) -> bytes:
         """
@@ -214,6 +214,10 @@ class Profiler:
     def run(self, options: RunOptions, on_repetition: collections.abc.Callable[[int, int], None] | None) -> RunResult:
         """
         Runs warm-up and repetitions with the GIL released.
+        """
+    def sample_idle(self, seconds: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        Reads the sensors for so long while nothing runs, with the GIL released.
         """
 class CeilingKind:
     """
@@ -334,6 +338,10 @@ def counter_is_invariant() -> bool:
     """
     Whether the cycle counter runs at one rate.
     """
+def counters_json() -> str:
+    """
+    What can be counted per op here, as a JSON object.
+    """
 def device_json() -> str:
     """
     What this machine is, as a JSON object.
@@ -370,6 +378,15 @@ def runtime_names() -> list[str]:
     """
     Names of the runtimes compiled into this build.
     """
+def sensor_names() -> list[str]:
+    """
+    Every kind of sensor that this version knows.
+    """
+def sensors_json() -> str:
+    """
+    What each of them finds on this machine, or why it is absent: a JSON array.
+    """
+LEVEL_COUNTERS: int = 8
 LEVEL_MEMORY: int = 4
 LEVEL_OPS: int = 2
 LEVEL_TOKENS: int = 1

@@ -69,6 +69,22 @@ class CancelledError(MeltError):
     """The caller cancelled."""
 
 
+class DeviceError(MeltError):
+    """A device, or the way to it, refuses; the same call again will fail again."""
+
+
+class TransientDeviceError(DeviceError):
+    """A device is out of reach, busy or too slow right now; the same call again may succeed."""
+
+
+class DeviceBusyError(TransientDeviceError):
+    """Another host has the device; the message names it and says until when."""
+
+
+class TelemetryError(DeviceError):
+    """What a device said about itself is not of the format it should be; the rest of the run is not touched."""
+
+
 class MissingExtraError(MeltError, ImportError):
     """A package is not installed that belongs to one of melt_core's optional extras."""
 

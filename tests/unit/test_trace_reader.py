@@ -117,6 +117,8 @@ class TestStructs:
             "AllocationRecord": fmt.ALLOCATION,
             "ChannelRecord": fmt.CHANNEL,
             "SampleRecord": fmt.SAMPLE,
+            "CounterRecord": fmt.COUNTER,
+            "SwitchRecord": fmt.SWITCH,
         }
         assert {name: list(dtype.names or ()) for name, dtype in twins.items()} == structs
 

@@ -11,8 +11,14 @@ namespace melt {
 /// What the system does not say is left out and named under "missing" with the reason.
 std::string device_json();
 
-/// JSON object: version, compiler, flags, processor, build type of this library.
+/// JSON object: version, compiler, flags, processor, build type, C library of this library.
 std::string build_json();
+
+/// The version alone.
+const char* build_version() noexcept;
+
+/// CPUs that this process may run on, at least 1: the number of threads where nobody names one.
+std::uint32_t default_thread_count();
 
 /// Share of a file's pages that lie in the page cache, 0 to 1; NaN where the system does not say.
 double page_cache_ratio(const std::string& path) noexcept;

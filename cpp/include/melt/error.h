@@ -20,6 +20,9 @@ enum class ErrorKind : std::uint8_t {
   kCancelled = 8,        ///< the caller cancelled
 };
 
+/// The name of the kind's class in melt_core.errors.
+const char* error_class_name(ErrorKind kind) noexcept;
+
 class Error : public std::runtime_error {
  public:
   Error(ErrorKind kind, const std::string& message) : std::runtime_error(message), kind_(kind) {}

@@ -26,6 +26,24 @@ struct HostEvent {
   std::uint64_t end_ticks;
 };
 
+/// How one thread reads its counters (melt_counter_ring); null: it does not.
+struct CounterReader {
+  void (*read)(int file, std::uint64_t* words, std::uint32_t n_words) = nullptr;
+  int file = -1;
+};
+
+/// Something that follows the computing threads while ops are recorded.
+class ThreadWatch {
+ public:
+  virtual ~ThreadWatch() = default;
+  /// Forgets the run before; may allocate.
+  virtual void begin_run() = 0;
+  virtual void start() noexcept = 0;
+  virtual void stop() noexcept = 0;
+  /// After each graph; allocation-free, no system call.
+  virtual void drain() noexcept = 0;
+};
+
 /// One executed graph as it lies in the log: per thread a head stamp {thread_begin, count, dropped}, then its stamps.
 struct LoggedGraph {
   std::uint64_t begin_ticks;
@@ -44,7 +62,8 @@ constexpr std::size_t kNoStamps = static_cast<std::size_t>(-1);
 /// How much a run may record before graphs are dropped (and counted). Sizes are reserved and touched before the run.
 struct RecorderLimits {
   std::uint32_t ring_stamps = 16384;             ///< groups of one graph, per thread
-  std::size_t log_bytes = std::size_t{1} << 28;  ///< stamps of one run, all threads
+  std::size_t log_bytes = std::size_t{1} << 28;  ///< stamps and counters of one run, all threads
+  bool watch_switches = true;                    ///< note when a computing thread loses its processor
 };
 
 class OpRecorder {
@@ -52,6 +71,11 @@ class OpRecorder {
   OpRecorder(unsigned n_threads, RecorderLimits limits);
   OpRecorder(const OpRecorder&) = delete;
   OpRecorder& operator=(const OpRecorder&) = delete;
+
+  /// Lets the threads read their counters at each op boundary, `n_words` a reading; 0: no longer. Allocates.
+  void count_with(const std::vector<CounterReader>& readers, std::uint32_t n_words);
+  /// Starts, drains and stops `watch` with the recording; null: nothing. It must outlive the recorder's last run.
+  void watch_with(ThreadWatch* watch) noexcept { watch_ = watch; }
 
   /// Empties the log and makes room for `n_graphs` graphs of about `n_groups` groups. Allocates; never call in a run.
   void begin_run(std::size_t n_graphs, std::size_t n_groups);
@@ -62,15 +86,33 @@ class OpRecorder {
   void set_token(std::uint32_t token) noexcept { token_ = token; }
   /// Empties the rings. Call before any thread stamps.
   void graph_begin(std::uint32_t topology) noexcept;
+  /// For a runtime that knows only in the end which topology it was: replaces what graph_begin() was given.
+  void set_topology(std::uint32_t topology) noexcept { current_.topology = topology; }
   /// Moves the rings of `n_threads` threads to the log. Call after the last barrier, with the time from which thread 0
   /// computed, as its caller saw it, and the time at which it returned.
   void graph_end(unsigned n_threads, std::uint64_t begin_ticks, std::uint64_t end_ticks, bool aborted) noexcept;
   void host_op(HostOp op, std::uint64_t begin_ticks, std::uint64_t end_ticks) noexcept;
 
+  void start() noexcept {
+    if (watch_ != nullptr)
+      watch_->start();
+  }
+  void stop() noexcept {
+    if (watch_ != nullptr)
+      watch_->stop();
+  }
+
   // After the run.
   const std::vector<LoggedGraph>& graphs() const noexcept { return graphs_; }
   const std::vector<HostEvent>& host_events() const noexcept { return host_events_; }
   const melt_stamp* stamps(const LoggedGraph& graph) const noexcept { return log_.data() + graph.offset; }
+  /// 64-bit words of a counter entry; 0: counters are not read.
+  std::uint32_t entry_words() const noexcept { return entry_words_; }
+  /// The counter entries that belong to stamps(graph), one for each of them: for a head stamp the entry when the thread
+  /// began the graph. Ticks 0: not read.
+  const std::uint64_t* entries(const LoggedGraph& graph) const noexcept {
+    return counter_log_.data() + graph.offset * entry_words_;
+  }
   /// Graphs that found no room even for their head.
   std::uint64_t graphs_lost() const noexcept { return graphs_lost_; }
   /// Most groups seen in one graph so far; a better hint for the next begin_run.
@@ -82,12 +124,19 @@ class OpRecorder {
   std::vector<melt_stamp_ring> rings_;
   std::vector<melt_stamp> log_;
   std::size_t log_used_ = 0;
+  std::uint32_t entry_words_ = 0;
+  std::vector<melt_counter_ring> counter_rings_;
+  std::vector<std::uint64_t> counter_storage_;
+  std::vector<std::uint64_t> counter_log_;  ///< an entry for each stamp of log_
+  ThreadWatch* watch_ = nullptr;
   std::vector<LoggedGraph> graphs_;
   std::vector<HostEvent> host_events_;
   LoggedGraph current_{};
   std::uint32_t token_ = 0;
   std::uint64_t graphs_lost_ = 0;
   std::size_t max_groups_seen_ = 0;
+
+  void log_counters(unsigned thread, std::size_t first_slot) noexcept;
 };
 
 /// A group of graph nodes that ran as one: first and last node index.
@@ -107,24 +156,36 @@ class OpSource {
   virtual std::vector<OpDefinition> describe(std::uint32_t slot, const std::vector<NodeRange>& groups) const = 0;
   /// Upper bound of the groups in one graph, known before any ran.
   virtual std::size_t groups_hint() const noexcept = 0;
+  /// Calls `work` once on each thread that computes, with its number, all at the same time; call between runs. False:
+  /// this runtime cannot tell. `work` must not throw.
+  virtual bool on_each_thread(void (*work)(void* user, unsigned thread), void* user) {
+    static_cast<void>(work);
+    static_cast<void>(user);
+    return false;
+  }
 };
 
 /// Records from construction to destruction, also when what happens between throws. A null source records nothing.
 class RecordingScope {
  public:
-  RecordingScope(OpSource* source, OpRecorder& recorder) noexcept : source_(source) {
-    if (source_ != nullptr)
-      source_->start(recorder);
+  RecordingScope(OpSource* source, OpRecorder& recorder) noexcept : source_(source), recorder_(recorder) {
+    if (source_ == nullptr)
+      return;
+    recorder_.start();
+    source_->start(recorder);
   }
   ~RecordingScope() {
-    if (source_ != nullptr)
-      source_->stop();
+    if (source_ == nullptr)
+      return;
+    source_->stop();
+    recorder_.stop();
   }
   RecordingScope(const RecordingScope&) = delete;
   RecordingScope& operator=(const RecordingScope&) = delete;
 
  private:
   OpSource* source_;
+  OpRecorder& recorder_;
 };
 
 /// Copies `text` into a fixed field of a record, cut at a UTF-8 character if it is too long, padded with zero bytes.

@@ -13,6 +13,7 @@
 
 #include "melt/recorder.h"
 #include "melt/runtime.h"
+#include "melt/sensor.h"
 #include "melt/trace_writer.h"
 
 namespace melt {
@@ -20,6 +21,7 @@ namespace melt {
 constexpr std::uint32_t kLevelTokens = 1 << 0;
 constexpr std::uint32_t kLevelOps = 1 << 1;
 constexpr std::uint32_t kLevelMemory = 1 << 2;
+constexpr std::uint32_t kLevelCounters = 1 << 3;  // includes ops
 
 /// A session, its clock, and when it was loaded. Trace time 0 is the start of the load.
 class LoadedModel {
@@ -69,7 +71,10 @@ struct RunOptions {
   bool parse_special = true;             ///< whether `prompt` may contain special tokens such as <|im_start|>
   std::vector<std::int32_t> prompt_ids;  ///< token ids, replayed as they are
   std::uint32_t max_tokens = 128;        ///< output tokens per repetition, at least 1
-  bool ignore_eos = false;               ///< go on after end-of-text, so that every repetition has max_tokens
+  /// The output, replayed as it is: what is sampled is thrown away. Empty: what the model gives.
+  std::vector<std::int32_t> forced_ids;
+  bool keep_logits = false;  ///< evaluate prompt and output once more, and keep what comparing logits needs
+  bool ignore_eos = false;   ///< go on after end-of-text, so that every repetition has max_tokens
   std::uint32_t repeats = 1;
   std::uint32_t warmup = 1;  ///< repetitions before those; kept in the trace and marked
   SamplerOptions sampler;
@@ -90,14 +95,23 @@ struct RunResult {
 class Profiler {
  public:
   /// Writes the trace's head. `metadata_json`: an object of the caller's own, merged into the metadata.
+  /// Raises: Error(kInvalidArgument) for a level that the runtime lacks, or a sensor that cannot be read; Error(kIo).
   Profiler(LoadedModel& model, ByteSink& sink, std::uint32_t levels, const std::string& metadata_json = "{}",
-           RecorderLimits limits = {});
+           RecorderLimits limits = {}, const SensorOptions& sensors = {});
   ~Profiler();
 
   /// Runs warm-up and repetitions and writes each when it is over; what was measured before an error or a cancel is
   /// in the trace. `on_repetition(done, total)` is called between repetitions.
   /// Raises: Error(kInvalidArgument) before anything runs; Error(kBusy); what Session::evaluate raises; Error(kIo).
   RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition = {});
+
+  /// Reads the sensors for so long while nothing runs: what the device draws at idle, with the model loaded. In
+  /// the trace it is a phase of its own. Ends early on a cancel. Does nothing where there is no sensor.
+  /// Raises: Error(kInvalidArgument), Error(kBusy), Error(kIo).
+  void sample_idle(double seconds);
+
+  /// Tokens in the trace so far, of all repetitions. Call from on_repetition or between runs.
+  std::uint32_t tokens_written() const noexcept;
 
   /// Closes the trace, with the unload phase if the model has been unloaded by now. Calling it twice is harmless.
   void finish();

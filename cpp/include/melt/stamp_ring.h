@@ -10,6 +10,7 @@
 #ifndef MELT_STAMP_RING_H
 #define MELT_STAMP_RING_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #if defined(__x86_64__)
@@ -39,16 +40,38 @@ struct melt_stamp {
   uint32_t last_node;  /* and of its last: the same unless ops were fused */
 };
 
-/* Written by one thread only; emptied between graphs. Small, so that it stays in the L1 cache. */
-struct melt_stamp_ring {
+/* Level `counters` only: what a thread read when it began a graph, and after each group when it was out of the barrier.
+ * An entry is {ticks when the reading was over, the reading}; the reading is laid out as read(2) of a perf group. */
+struct melt_counter_ring {
+  uint64_t* entries;
+  uint32_t entry_words;
+  uint32_t capacity; /* entries */
+  uint32_t count;    /* of the last graph */
+  int file;          /* of the group's leader */
+  void (*read)(int file, uint64_t* words, uint32_t n_words);
+};
+
+/* The one reading of an op boundary. */
+static inline void melt_count(struct melt_counter_ring* ring) {
+  if (ring->count < ring->capacity) {
+    uint64_t* entry = ring->entries + (size_t)ring->count * ring->entry_words;
+    ring->read(ring->file, entry + 1, ring->entry_words - 1);
+    entry[0] = melt_ticks();
+    ring->count++;
+  }
+}
+
+/* Written by one thread only; emptied between graphs. Small, so that it stays in the L1 cache. A cache line of its own:
+ * no false sharing. */
+struct __attribute__((aligned(64))) melt_stamp_ring {
   struct melt_stamp* stamps;
   uint32_t capacity;
   uint32_t count;   /* stamps of the last graph */
   uint32_t dropped; /* groups of the last graph that found the ring full */
   uint32_t reserved;
-  uint64_t thread_begin;    /* when this thread began the last graph */
-  uint64_t thread_end;      /* thread 0 only: when it was out of the last barrier */
-  uint8_t padding[64 - 40]; /* one cache line per ring: no false sharing */
+  uint64_t thread_begin;              /* when this thread began the last graph */
+  uint64_t thread_end;                /* thread 0 only: when it was out of the last barrier */
+  struct melt_counter_ring* counters; /* null without level `counters` */
 };
 
 #endif /* MELT_STAMP_RING_H */

@@ -65,10 +65,12 @@ enum class ChunkKind : std::uint32_t {
   kAllocations = 11,   // AllocationRecord
   kChannels = 12,      // ChannelRecord: what the samples are of
   kSamples = 13,       // SampleRecord
+  kCounters = 20,      // CounterRecord: what else an OpRecord holds; level counters
+  kSwitches = 21,      // SwitchRecord
   kEnd = 10,           // empty; the trace was closed in order
 };
 
-enum class Phase : std::uint16_t { kLoad = 1, kTokenize = 2, kPrefill = 3, kDecode = 4, kUnload = 5 };
+enum class Phase : std::uint16_t { kLoad = 1, kTokenize = 2, kPrefill = 3, kDecode = 4, kUnload = 5, kIdle = 6 };
 
 enum class StopReason : std::uint16_t {
   kLimit = 1,      // max_tokens reached
@@ -78,10 +80,14 @@ enum class StopReason : std::uint16_t {
   kError = 5,
 };
 
-constexpr std::uint16_t kRunWarmup = 1 << 0;       // RunRecord.flags
-constexpr std::uint16_t kTokenEndOfText = 1 << 0;  // TokenRecord.flags: generated, but not part of the output
-constexpr std::uint16_t kTokenCut = 1 << 1;        // the step was cancelled or failed: no token (id -1), no duration
-constexpr std::uint16_t kGraphAborted = 1 << 0;    // GraphRecord.flags: cancelled between two ops
+constexpr std::uint16_t kRunWarmup = 1 << 0;        // RunRecord.flags
+constexpr std::uint16_t kTokenEndOfText = 1 << 0;   // TokenRecord.flags: generated, but not part of the output
+constexpr std::uint16_t kTokenCut = 1 << 1;         // the step was cancelled or failed: no token (id -1), no duration
+constexpr std::uint16_t kGraphAborted = 1 << 0;     // GraphRecord.flags: cancelled between two ops
+constexpr std::uint16_t kOpSwitched = 1 << 0;       // OpRecord.flags: this thread lost its processor within the op
+constexpr std::uint16_t kOpMigrated = 1 << 1;       // OpRecord.flags: and went on on another one
+constexpr std::uint16_t kOpPeerDisturbed = 1 << 2;  // OpRecord.flags: so it went for another thread of the same group
+constexpr std::uint16_t kSwitchPreempted = 1 << 0;  // SwitchRecord.flags: it wanted to go on; else it waited
 
 /// One repetition: one prompt to completion.
 struct RunRecord {
@@ -173,9 +179,30 @@ struct OpRecord {
   std::uint32_t graph;      // row of the graphs table; kNone for host ops (tokenise, sample)
   std::uint32_t token;      // row of the tokens table
   std::uint16_t thread;
-  std::uint16_t flags;  // none yet
+  std::uint16_t flags;  // kOpSwitched, kOpMigrated, kOpPeerDisturbed; only where metadata "disturbed" has a source
 };
 static_assert(sizeof(OpRecord) == 40);
+
+/// A counter of level counters: a double in each OpRecord of this file, behind the fields above. NaN: not read.
+struct CounterRecord {
+  char name[32];         // cycles
+  char source[64];       // where it is read: perf cycles:u, getrusage
+  std::uint32_t kind;    // CounterKind
+  std::uint32_t offset;  // of the double in the OpRecord, in bytes
+};
+static_assert(sizeof(CounterRecord) == 104);
+
+/// A computing thread lost its processor, and got one back.
+struct SwitchRecord {
+  std::int64_t start_ns;
+  std::int64_t duration_ns;
+  std::uint32_t run;
+  std::uint16_t thread;
+  std::uint16_t flags;  // kSwitchPreempted
+  std::uint32_t cpu_before;
+  std::uint32_t cpu_after;
+};
+static_assert(sizeof(SwitchRecord) == 32);
 
 /// One interleaved pair: two prefills, or two decode steps in a row, with op recording off and on in random order.
 struct OverheadRecord {

@@ -16,6 +16,9 @@ constexpr Entry kRuntimes[] = {
 #ifdef MELT_WITH_LLAMA_CPP
     {"llama.cpp", make_llama_cpp_runtime},
 #endif
+#ifdef MELT_WITH_MLC
+    {"mlc", make_mlc_runtime},
+#endif
 };
 
 }  // namespace

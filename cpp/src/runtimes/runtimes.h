@@ -10,5 +10,6 @@ namespace melt {
 
 std::unique_ptr<Runtime> make_synthetic_runtime();
 std::unique_ptr<Runtime> make_llama_cpp_runtime();
+std::unique_ptr<Runtime> make_mlc_runtime();
 
 }  // namespace melt

@@ -46,39 +46,51 @@ class ByteText final : public TextCodec {
 class Barrier {
  public:
   explicit Barrier(unsigned n) : n_(n) {}
-  /// Each thread gives the time of its arrival; all get the last one's.
+  /// Each thread gives the time at which it was done; all get the latest, which need not be that of the last to come.
   std::int64_t meet(std::int64_t time) {
     const unsigned round = round_.load();
+    std::int64_t latest = latest_.load();
+    while (latest < time && !latest_.compare_exchange_weak(latest, time)) {
+    }
     if (arrived_.fetch_add(1) + 1 == n_) {
-      last_arrival_ = time;
+      met_at_ = latest_.load();
       arrived_.store(0);
       round_.fetch_add(1);
     } else {
       while (round_.load() == round) {
       }
     }
-    return last_arrival_;
+    return met_at_;
   }
 
  private:
   const unsigned n_;
   std::atomic<unsigned> arrived_{0};
   std::atomic<unsigned> round_{0};
-  std::int64_t last_arrival_ = 0;  // written before round_ is, read after
+  std::atomic<std::int64_t> latest_{0};
+  std::int64_t met_at_ = 0;  // written before round_ is, read after
 };
 
 class SyntheticOps final : public OpSource {
  public:
-  explicit SyntheticOps(const SyntheticModel& model) : model_(model) {}
+  SyntheticOps(const SyntheticModel& model, unsigned n_threads) : model_(model), n_threads_(n_threads) {}
   void start(OpRecorder& recorder) noexcept override { recorder_ = &recorder; }
   void stop() noexcept override { recorder_ = nullptr; }
   void clear() override {}
   std::size_t groups_hint() const noexcept override { return model_.groups_per_graph(); }
   std::vector<OpDefinition> describe(std::uint32_t slot, const std::vector<NodeRange>& groups) const override;
+  /// Only the caller stays the same thread: the others are made for each graph.
+  bool on_each_thread(void (*work)(void* user, unsigned thread), void* user) override {
+    if (n_threads_ != 1)
+      return false;
+    work(user, 0);
+    return true;
+  }
   OpRecorder* recorder() const noexcept { return recorder_; }
 
  private:
   const SyntheticModel& model_;
+  unsigned n_threads_;
   OpRecorder* recorder_ = nullptr;
 };
 
@@ -107,10 +119,12 @@ std::vector<OpDefinition> SyntheticOps::describe(std::uint32_t, const std::vecto
   return definitions;
 }
 
-class SyntheticSession final : public Session {
+class SyntheticSession final : public Session, public OpTruthLog {
  public:
   SyntheticSession(const SyntheticModel& model, const ModelOptions& options, Clock& clock)
-      : model_(model), options_(options), clock_(clock), ops_(model_) {
+      : model_(model), options_(options), clock_(clock), ops_(model_, options.n_threads), truth_(options.n_threads) {
+    for (std::vector<OpTruth>& ops : truth_)
+      ops.reserve(model_.log_ops);
     info_.name = "synthetic";
     info_.architecture = "synthetic";
     info_.quantization = "none";
@@ -132,6 +146,7 @@ class SyntheticSession final : public Session {
   const ModelInfo& info() const noexcept override { return info_; }
   const TextCodec& text() const noexcept override { return text_; }
   OpSource* ops() noexcept override { return &ops_; }
+  const std::vector<OpTruth>& ops_of(std::uint32_t thread) const override { return truth_.at(thread); }
 
   void reset(const SamplerOptions& sampler) override {
     n_past_ = 0;
@@ -220,12 +235,17 @@ class SyntheticSession final : public Session {
     const auto work = [&](std::uint32_t thread) {
       melt_stamp_ring* ring = recorder != nullptr ? &recorder->rings()[thread] : nullptr;
       std::int64_t start = barrier.meet(clock_.steady_ns()) + kStartNs;
-      while (clock_.steady_ns() < start) {
+      std::int64_t begun = 0;
+      while ((begun = clock_.steady_ns()) < start) {
       }
       if (thread == 0)
         begin_ticks = clock_.ticks();
+      melt_counter_ring* counters = ring != nullptr ? ring->counters : nullptr;
+      if (counters != nullptr)
+        melt_count(counters);
       if (ring != nullptr)
         ring->thread_begin = clock_.ticks();
+      std::int64_t start_slack = clock_.steady_ns() - begun;
       for (std::uint32_t group = 0; group < model_.groups_per_graph() && !stop.load(); ++group) {
         const std::int64_t end = start + model_.duration_ns(group, thread, n_tokens);
         std::int64_t now = 0;
@@ -233,9 +253,14 @@ class SyntheticSession final : public Session {
         }
         if (ring != nullptr)
           stamp(*ring, clock_.ticks(), model_.nodes(group));
+        if (truth_[thread].size() < model_.log_ops)
+          truth_[thread].push_back({now - begun, clock_.steady_ns() - now, start_slack});
+        start_slack = 0;
         if (thread == 0 && cancelled())
           stop.store(true);
-        start = barrier.meet(now);
+        begun = start = barrier.meet(now);
+        if (counters != nullptr)
+          melt_count(counters);
       }
       if (ring != nullptr)
         ring->thread_end = clock_.ticks();
@@ -256,6 +281,7 @@ class SyntheticSession final : public Session {
   ModelOptions options_;
   Clock& clock_;
   SyntheticOps ops_;
+  std::vector<std::vector<OpTruth>> truth_;  // of each thread
   ModelInfo info_;
   ByteText text_;
   std::vector<Buffer> buffers_;
@@ -301,6 +327,8 @@ SyntheticModel SyntheticModel::parse(const std::string& description) {
       model.op_ns = number;
     } else if (key == "skew" && in(0, 90)) {
       model.skew = static_cast<std::uint32_t>(number);
+    } else if (key == "log_ops" && in(0, 10'000'000)) {
+      model.log_ops = static_cast<std::uint32_t>(number);
     } else if (key == "fail_at" && in(0, UINT32_MAX)) {
       model.fail_at = static_cast<std::uint32_t>(number);
     } else if (key == "weights_bytes" && in(0, kMaxBufferBytes)) {
@@ -313,7 +341,7 @@ SyntheticModel SyntheticModel::parse(const std::string& description) {
       model.simulated_clock = value == "simulated";
     } else {
       throw Error(ErrorKind::kModel, "synthetic model description: \"" + pair +
-                                         "\" is not one of layers, op_ns, skew, fail_at, weights_bytes, "
+                                         "\" is not one of layers, op_ns, skew, log_ops, fail_at, weights_bytes, "
                                          "kv_bytes, compute_bytes with a number in range, or "
                                          "clock=simulated|host");
     }
@@ -333,6 +361,13 @@ NodeRange SyntheticModel::nodes(std::uint32_t group) const {
   const std::uint32_t first = group / 3 * 4 + (group % 3 == 0 ? 0 : group % 3 + 1);
   const bool fused = group % 3 == 0 && group != layers * 3;
   return {first, fused ? first + 1 : first};
+}
+
+const OpTruthLog& op_truth_log(const Session& session) {
+  const auto* log = dynamic_cast<const OpTruthLog*>(&session);
+  if (log == nullptr)
+    throw Error(ErrorKind::kInvalidArgument, "only a session of the synthetic runtime knows what its ops really took");
+  return *log;
 }
 
 std::unique_ptr<Runtime> make_synthetic_runtime() {

@@ -110,27 +110,32 @@ struct Row {
 
 class Sampler::Impl {
  public:
-  Impl(const Clock& clock, std::vector<std::unique_ptr<SensorSource>> sources, double rate_hz, std::size_t max_rows)
+  Impl(const Clock& clock, std::vector<std::unique_ptr<SensorSource>> sources, double rate_hz, std::size_t max_rows,
+       const std::vector<double>& rates_hz)
       : clock_(clock),
         sources_(std::move(sources)),
         period_ns_(static_cast<std::int64_t>(1e9 / rate_hz)),
         max_rows_(max_rows) {
-    for (const auto& source : sources_) {
-      every_.push_back(std::max(1L, std::lround(rate_hz / std::min(rate_hz, source->max_rate_hz()))));
-      widest_ = std::max(widest_, source->channels().size());
+    double rows_per_tick = 0, values_per_tick = 0;
+    for (std::size_t i = 0; i < sources_.size(); ++i) {
+      const double wanted_hz = std::min(i < rates_hz.size() ? rates_hz[i] : rate_hz, rate_hz);
+      every_.push_back(std::max(1L, std::lround(rate_hz / std::min(wanted_hz, sources_[i]->max_rate_hz()))));
+      rows_per_tick += 1.0 / static_cast<double>(every_[i]);
+      values_per_tick += static_cast<double>(sources_[i]->channels().size()) / static_cast<double>(every_[i]);
+      widest_ = std::max(widest_, sources_[i]->channels().size());
     }
     rests_until_.resize(sources_.size());
-    rows_.reserve(max_rows_);
-    values_.resize(max_rows_ * widest_);  // written here: no page fault in the run
-    lateness_.reserve(max_rows_);
+    const double per_row = rows_per_tick > 0 ? values_per_tick / rows_per_tick : 0;
+    rows_.resize(max_rows_);  // written here, as the values are: no page fault in the run
+    values_.resize(static_cast<std::size_t>(std::ceil(static_cast<double>(max_rows_) * per_row)) + 2 * widest_ + 1);
+    lateness_.resize(max_rows_);
   }
 
   ~Impl() { stop(); }
 
   void start() {
     stop();
-    rows_.clear();
-    lateness_.clear();
+    n_rows_ = n_values_ = n_waits_ = 0;
     report_ = {};
     alarm_.reset();
     std::fill(rests_until_.begin(), rests_until_.end(), 0);
@@ -144,17 +149,18 @@ class Sampler::Impl {
     alarm_.end();
     thread_.join();
     read_due(0);
-    report_.n_rows = rows_.size();
-    if (!lateness_.empty()) {
-      const auto p95 = lateness_.begin() + static_cast<std::ptrdiff_t>((lateness_.size() - 1) * 95 / 100);
-      std::nth_element(lateness_.begin(), p95, lateness_.end());
+    report_.n_rows = n_rows_;
+    if (n_waits_ != 0) {
+      const auto end = lateness_.begin() + static_cast<std::ptrdiff_t>(n_waits_);
+      const auto p95 = lateness_.begin() + static_cast<std::ptrdiff_t>((n_waits_ - 1) * 95 / 100);
+      std::nth_element(lateness_.begin(), p95, end);
       report_.jitter_p95_ns = *p95;
     }
   }
 
   const std::vector<std::unique_ptr<SensorSource>>& sources() const noexcept { return sources_; }
   const SamplerReport& report() const noexcept { return report_; }
-  std::size_t n_rows() const noexcept { return rows_.size(); }
+  std::size_t n_rows() const noexcept { return n_rows_; }
   SampleRow row(std::size_t i) const noexcept { return {rows_[i].ticks, rows_[i].source, &values_[rows_[i].offset]}; }
 
  private:
@@ -163,8 +169,8 @@ class Sampler::Impl {
     const std::int64_t cpu_begin = cpu_ns(), begin = steady_ns();
     std::int64_t deadline = begin + period_ns_;
     for (long tick = 1; !alarm_.wait_until(deadline); ++tick) {
-      if (lateness_.size() < lateness_.capacity())
-        lateness_.push_back(static_cast<double>(steady_ns() - deadline));
+      if (n_waits_ < lateness_.size())
+        lateness_[n_waits_++] = static_cast<double>(steady_ns() - deadline);
       read_due(tick);
       deadline += period_ns_;
       const std::int64_t now = steady_ns();
@@ -184,13 +190,16 @@ class Sampler::Impl {
       const std::int64_t begin = is_dear ? steady_ns() : 0;
       if (tick % every_[i] != 0 || begin < rests_until_[i])
         continue;
-      if (rows_.size() == max_rows_) {
+      const std::size_t width = sources_[i]->channels().size();
+      if (n_rows_ == max_rows_ || n_values_ + width > values_.size()) {
         ++report_.n_dropped;
         continue;
       }
-      const std::size_t offset = rows_.size() * widest_;
-      sources_[i]->read(&values_[offset]);
-      rows_.push_back({clock_.ticks(), static_cast<std::uint32_t>(i), offset});
+      const std::uint64_t before = clock_.ticks();
+      sources_[i]->read(&values_[n_values_]);
+      const std::uint64_t took = clock_.ticks() - before;
+      rows_[n_rows_++] = {before + took / 2, static_cast<std::uint32_t>(i), n_values_};
+      n_values_ += width;
       if (is_dear)
         rests_until_[i] = begin + (steady_ns() - begin) * kRestFactor;
     }
@@ -203,17 +212,18 @@ class Sampler::Impl {
   std::size_t widest_ = 1;
   std::vector<long> every_;
   std::vector<std::int64_t> rests_until_;  // steady ns
-  std::vector<Row> rows_;
-  std::vector<double> values_;
-  std::vector<double> lateness_;
+  std::vector<Row> rows_;                  // n_rows_ of them are filled
+  std::vector<double> values_;             // n_values_
+  std::vector<double> lateness_;           // n_waits_, in ns
+  std::size_t n_rows_ = 0, n_values_ = 0, n_waits_ = 0;
   SamplerReport report_;
   std::thread thread_;
   Alarm alarm_;
 };
 
 Sampler::Sampler(const Clock& clock, std::vector<std::unique_ptr<SensorSource>> sources, double rate_hz,
-                 std::size_t max_rows)
-    : impl_(std::make_unique<Impl>(clock, std::move(sources), rate_hz, max_rows)) {}
+                 std::size_t max_rows, const std::vector<double>& rates_hz)
+    : impl_(std::make_unique<Impl>(clock, std::move(sources), rate_hz, max_rows, rates_hz)) {}
 
 Sampler::~Sampler() = default;
 

@@ -28,6 +28,14 @@ class Conservation:
 
 
 @dataclass(frozen=True)
+class GraphRatios:
+    """The conservation of each graph whose records are all there, and how many of the others there are."""
+
+    ratios: Array
+    n_excluded: int
+
+
+@dataclass(frozen=True)
 class GraphGap:
     """Time inside the prefill and decode phases but outside any graph: sampling, and the runtime's own work."""
 
@@ -38,14 +46,23 @@ class GraphGap:
 
 
 def conservation_of(trace: Trace, runs: Array) -> Conservation:
-    """Returns the conservation over the graphs of `runs`.
+    """Returns the conservation over the graphs of `runs`."""
+    found = conservation_ratios(trace, runs)
+    ratios, n_excluded = found.ratios, found.n_excluded
+    if not len(ratios) and not n_excluded:
+        return Conservation(None, None, 0, 0, "the measured runs recorded no graphs")
+    if not len(ratios):
+        return Conservation(None, None, 0, n_excluded, f"all {n_excluded} graphs were aborted or lost records")
+    return Conservation(float(ratios.min()), float(np.median(ratios)), len(ratios), n_excluded)
+
+
+def conservation_ratios(trace: Trace, runs: Array) -> GraphRatios:
+    """Returns the conservation of each graph of `runs`, in their order.
 
     Graphs that were aborted, lost records (dropped, or damaged in the file) or took no time are left out, and counted.
     """
     graphs = trace.records(ChunkKind.GRAPHS)
     of_runs = np.isin(_run_of_graphs(trace, graphs), runs)
-    if not of_runs.any():
-        return Conservation(None, None, 0, 0, "the measured runs recorded no graphs")
     counts, spent_ns = np.zeros(len(graphs), np.int64), np.zeros(len(graphs))
     for block in trace.op_blocks():
         main = (block["thread"] == 0) & (block["graph"] < len(graphs))
@@ -59,11 +76,7 @@ def conservation_of(trace: Trace, runs: Array) -> Conservation:
     whole = (counts == graphs["n_groups"]) & (counts > 0) & (graphs["n_dropped"] == 0)
     whole &= ((graphs["flags"] & GRAPH_ABORTED) == 0) & (graphs["duration_ns"] > 0)
     usable = of_runs & whole
-    n_used, n_excluded = int(usable.sum()), int((of_runs & ~whole).sum())
-    if not n_used:
-        return Conservation(None, None, 0, n_excluded, f"all {n_excluded} graphs were aborted or lost records")
-    ratios = spent_ns[usable] / graphs["duration_ns"][usable]
-    return Conservation(float(ratios.min()), float(np.median(ratios)), n_used, n_excluded)
+    return GraphRatios(spent_ns[usable] / graphs["duration_ns"][usable], int((of_runs & ~whole).sum()))
 
 
 def graph_gap_of(trace: Trace, runs: Array) -> GraphGap:

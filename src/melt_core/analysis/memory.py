@@ -71,7 +71,8 @@ class MemoryAccount:
 
 def has_memory(trace: Trace) -> bool:
     """Returns whether the trace was recorded with level memory."""
-    return bool(len(trace.records(ChunkKind.ALLOCATIONS)) or len(trace.records(ChunkKind.CHANNELS)))
+    of_process = trace.records(ChunkKind.CHANNELS)["site"] == b"process"
+    return bool(len(trace.records(ChunkKind.ALLOCATIONS)) or of_process.any())
 
 
 def memory_of(trace: Trace) -> MemoryAccount:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from melt_core.analysis.checks import stability_warnings
 from melt_core.analysis.conservation import Conservation, GraphGap, conservation_of, graph_gap_of
+from melt_core.analysis.counters import CounterTotals, Disturbed, counter_warnings, counters_of, disturbed_of
 from melt_core.analysis.interference import host_warnings
 from melt_core.analysis.overhead import Overhead, overhead_of
 from melt_core.analysis.stats import Stat
@@ -79,11 +80,14 @@ class Summary:
     overhead: Overhead
     missing: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    disturbed: Disturbed | None = None
+    counters: CounterTotals | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the figures ready for JSON: medians as plain numbers, None where missing, with the reasons."""
         figures = {name: getattr(self, name) for name in _FIGURES}
         peak = self.peak_rss_bytes
+        noted = {"disturbed": self.disturbed, "counters": self.counters}  # not in traces of before they were
         return {
             "model": self.model,
             "quantization": self.quantization,
@@ -108,6 +112,7 @@ class Summary:
                 name: None if stat is None else {"iqr": stat.iqr, "n": stat.n, "values": list(stat.values)}
                 for name, stat in figures.items()
             },
+            **{name: found.to_json() for name, found in noted.items() if found is not None},
             "missing": dict(self.missing),
             "warnings": list(self.warnings),
         }
@@ -133,6 +138,7 @@ def summarize(trace: Trace) -> Summary:
     counts = OpCounts(*(_total(picked[name]) for name in ("n_graphs", "n_groups", "n_records", "n_dropped")))
     metadata = trace.metadata
     missing = _missing(trace, figures, peak, conservation, overhead)
+    disturbed = disturbed_of(trace, measured)
     return Summary(
         model=text(metadata, "model", "name") or text(metadata, "model", "path"),
         quantization=text(metadata, "model", "quantization"),
@@ -156,7 +162,10 @@ def summarize(trace: Trace) -> Summary:
             *trace.warnings,
             *stability_warnings(trace, figures, counts, conservation, measured),
             *host_warnings(trace, measured),
+            *counter_warnings(trace, disturbed),
         ),
+        disturbed=disturbed,
+        counters=counters_of(trace),
     )
 
 

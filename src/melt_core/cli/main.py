@@ -15,7 +15,22 @@ from typing import Any, NoReturn
 from melt_core.errors import MeltError
 
 #: Commands in the order of a first session; each is a module of this package.
-COMMANDS = ("profile", "summary", "ops", "memory", "roofline", "report", "export", "models", "doctor", "completion")
+COMMANDS = (
+    "profile",
+    "summary",
+    "ops",
+    "memory",
+    "roofline",
+    "energy",
+    "sustain",
+    "compare",
+    "report",
+    "export",
+    "models",
+    "devices",
+    "doctor",
+    "completion",
+)
 
 _INTERRUPTED = 130
 _READER_GONE = 141

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import textwrap
+from typing import TYPE_CHECKING, Any
 
 from melt_core.cli._output import open_trace, print_json
 from melt_core.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from melt_core.trace import Table, Trace
 
 _KEYS = ("op_type", "layer", "module", "phase", "name", "thread", "dtype", "weight", "backend")
 _TEXT_ROWS = 20
@@ -28,6 +32,12 @@ def add_parser(subparsers: Any) -> None:
         "--top", type=int, metavar="N", help=f"only the N longest (default: {_TEXT_ROWS}; all with --json)"
     )
     parser.add_argument("--warmup", action="store_true", help="count warm-up runs too")
+    parser.add_argument(
+        "--no-disturbed",
+        action="store_true",
+        help="leave out the ops within which a thread lost its processor (they are counted in any case)",
+    )
+    parser.add_argument("--counters", action="store_true", help="show what level counters counted instead of bytes")
     parser.add_argument("--json", action="store_true", help="print JSON, times in ns")
     parser.set_defaults(run=run)
 
@@ -37,13 +47,41 @@ def run(args: argparse.Namespace) -> int:
     if args.top is not None and args.top < 1:
         raise InvalidArgumentError(f"--top {args.top}: ask for at least one row")
     trace = open_trace(args.trace)
-    table = trace.key_averages(args.by, phase=args.phase, include_warmup=args.warmup)
+    table = trace.key_averages(
+        args.by, phase=args.phase, include_warmup=args.warmup, exclude_disturbed=args.no_disturbed
+    )
+    whole = table
+    if args.counters:
+        from melt_core.analysis.counters import with_counters
+
+        table = with_counters(trace, table)
     if args.json:
         print_json((table if args.top is None else table.head(args.top)).to_dicts())
         return 0
     from melt_core.report.activations import activation_lines
-    from melt_core.report.text import format_table
+    from melt_core.report.text import WIDTH, format_table
 
     print(format_table(table, max_rows=args.top or _TEXT_ROWS))
     print("\n".join(activation_lines(trace)))
+    for line in _notes(trace, whole, left_out=args.no_disturbed, counters=args.counters):
+        print(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
     return 0
+
+
+def _notes(trace: Trace, table: Table, *, left_out: bool, counters: bool) -> list[str]:
+    """Returns how many of the table's groups were disturbed, and with `counters` those that are absent and why."""
+    from melt_core.analysis.counters import missing_lines
+    from melt_core.trace.counters import disturbed_reason
+
+    if "disturbed" in table.columns:
+        found, shown = int(table["disturbed"].sum()), int(table["count"].sum())
+        of_all = shown + found if left_out else shown
+        done = "left out" if left_out else "counted; --no-disturbed leaves them out"
+        notes = [
+            f"disturbed: {found} of {of_all} op groups, {done}" if found else f"disturbed: 0 of {of_all} op groups"
+        ]
+    else:
+        notes = [f"disturbed: not known: {disturbed_reason(trace)}"]
+    if counters:
+        notes += [f"absent: {line}" for line in missing_lines(trace)]
+    return notes

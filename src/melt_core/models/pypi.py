@@ -85,11 +85,21 @@ def _pip_environment() -> dict[str, str]:
 
 def _selection(file: PypiFile, environment: dict[str, str]) -> list[str]:
     if file.sdist_backend is None:
-        return ["--only-binary", ":all:"]
+        return ["--only-binary", ":all:", *_platform_of(file.filename)]
     probe = [sys.executable, "-c", f"import {file.sdist_backend}"]
     present = subprocess.run(probe, env=environment, stderr=subprocess.DEVNULL, check=False).returncode == 0
     # The package by name, not ":all:", which would compile the build backend and its tools from source as well.
     return ["--no-binary", file.package] + (["--no-build-isolation"] if present else [])
+
+
+def _platform_of(filename: str) -> list[str]:
+    """Returns what makes pip fetch a wheel of that very platform and Python, whatever runs here."""
+    python, abi, platforms = filename.removesuffix(".whl").split("-")[-3:]
+    if platforms == "any":
+        return []
+    version = f"{python[2]}.{python[3:]}"
+    chosen = ["--implementation", python[:2], "--python-version", version, "--abi", abi]
+    return chosen + [option for platform in platforms.split(".") for option in ("--platform", platform)]
 
 
 def _run_pip(command: list[str], environment: dict[str, str], file: PypiFile) -> None:

@@ -9,8 +9,19 @@ from pathlib import Path
 
 import psutil
 
-from melt_core.runtime.machine import build_info, counter_is_invariant, device_info, runtime_details, runtime_names
+from melt_core.runtime.machine import (
+    build_info,
+    counter_info,
+    counter_is_invariant,
+    device_info,
+    runtime_details,
+    runtime_names,
+    sensors,
+)
 from melt_core.runtime.session import usable_cpus
+
+#: Channels of one sensor that are named.
+MAX_CHANNELS = 12
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,7 @@ def examine(sysfs: Path = Path("/sys"), procfs: Path = Path("/proc")) -> list[Fi
     """Returns what can be measured here, what cannot, and why.
 
     Args:
-        sysfs: Root of the kernel's sysfs, for tests.
+        sysfs: Root of the kernel's sysfs, for tests; sensors are looked for below MELT_SYSFS_ROOT.
         procfs: Root of the kernel's procfs, for tests.
     """
     return [
@@ -40,9 +51,8 @@ def examine(sysfs: Path = Path("/sys"), procfs: Path = Path("/proc")) -> list[Fi
         _cpus(),
         _frequency(sysfs),
         _memory(procfs),
-        _hardware_counters(procfs),
-        _energy(sysfs),
-        _temperature(sysfs),
+        *_counters(),
+        *_sensors(),
     ]
 
 
@@ -107,28 +117,41 @@ def _memory(procfs: Path) -> Finding:
     return Finding("memory", "ok", f"{available / 2**30:.1f} GiB available; process peak from /proc (VmHWM)")
 
 
-def _hardware_counters(procfs: Path) -> Finding:
-    setting = procfs / "sys/kernel/perf_event_paranoid"
-    if not setting.exists():
-        return Finding("hardware counters", "absent", "this kernel has no perf events")
-    return Finding("hardware counters", "absent", "not read by this version (level counters)")
+def _counters() -> list[Finding]:
+    """Returns what level counters would count here, and whether ops can be marked that were disturbed."""
+    info = counter_info()
+    findings = []
+    for kind, subject in (("hardware", "hardware counters"), ("software", "software events")):
+        rows = [row for row in info["counters"] if row["kind"] == kind]
+        there = [f"{row['name']} ({row['source']})" for row in rows if row["source"]]
+        absent: dict[str, list[str]] = {}
+        for row in rows:
+            if not row["source"]:
+                absent.setdefault(row["reason"], []).append(row["name"])
+        reasons = [f"{', '.join(names)}: {reason}" for reason, names in absent.items()]
+        state = "ok" if not absent else "limited" if there else "absent"
+        findings.append(Finding(subject, state, "; ".join([*([", ".join(there)] if there else []), *reasons])))
+    reason = info["switches_reason"]
+    marked = "level ops marks the ops within which a thread lost its processor"
+    findings.append(Finding("disturbed ops", "absent" if reason else "ok", reason or marked))
+    return findings
 
 
-def _energy(sysfs: Path) -> Finding:
-    sources = [name for name in ("powercap", "hwmon", "power_supply") if _has_entries(sysfs / "class" / name)]
-    if not sources:
-        return Finding("energy", "absent", "no powercap, hwmon or power_supply in /sys/class")
-    return Finding("energy", "absent", f"{', '.join(sources)} present, but not read by this version")
-
-
-def _temperature(sysfs: Path) -> Finding:
-    if not _has_entries(sysfs / "class/thermal"):
-        return Finding("temperature", "absent", "no thermal zones in /sys/class/thermal")
-    return Finding("temperature", "absent", "thermal zones present, but not read by this version")
-
-
-def _has_entries(folder: Path) -> bool:
-    try:
-        return any(folder.iterdir())
-    except OSError:
-        return False
+def _sensors() -> list[Finding]:
+    """One finding for each kind of sensor: what it gives, or why there is none."""
+    findings = []
+    for sensor in sensors():
+        reasons = "; ".join(f"{what}: {why}" for what, why in sensor.absent.items())
+        if not sensor.channels:
+            detail = sensor.absent.get(sensor.name, reasons)
+            findings.append(Finding(f"sensor {sensor.name}", "absent", detail))
+            continue
+        shown = ", ".join(sensor.channels[:MAX_CHANNELS])
+        if len(sensor.channels) > MAX_CHANNELS:
+            shown += f" and {len(sensor.channels) - MAX_CHANNELS} more"
+        detail = f"{shown}; up to {sensor.max_rate_hz:g} Hz"
+        state = "limited" if reasons else "ok"
+        findings.append(
+            Finding(f"sensor {sensor.name}", state, f"{detail}; not read: {reasons}" if reasons else detail)
+        )
+    return findings

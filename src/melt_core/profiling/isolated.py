@@ -48,10 +48,30 @@ def profile_in_child(
         RuntimeFailedError: The child died; what it had written is at ``request.output`` and readable.
         KeyboardInterrupt: After Ctrl-C, once the child has completed its trace.
     """
+    last = run_worker(
+        "melt_core.profiling.worker", request.to_json(), output=request.output, name=request.runtime, on_event=on_event
+    )
+    return ProfileResult(Trace.open(request.output), last["output_text"], tuple(last["prompt_token_ids"]))
+
+
+def run_worker(
+    module: str, line: str, *, output: str, name: str, on_event: Callable[[dict[str, Any]], None] | None = None
+) -> dict[str, Any]:
+    """Runs a worker on one line of request and returns its last event.
+
+    Args:
+        module: A module whose ``main`` is `melt_core.profiling.worker.serve`.
+        line: The request.
+        output: The trace that it writes, for messages.
+        name: The runtime, for messages.
+        on_event: Called with each event.
+
+    Raises: as `profile_in_child` does.
+    """
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         # A session of its own: Ctrl-C reaches it once, through us, and not a second time from the terminal.
         child = subprocess.Popen(
-            [sys.executable, "-m", "melt_core.profiling.worker"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -59,7 +79,7 @@ def profile_in_child(
             start_new_session=True,
         )
         try:
-            last = _converse(child, request, on_event)
+            last = _converse(child, line, on_event)
         except KeyboardInterrupt:
             _end(child)
             raise
@@ -68,22 +88,22 @@ def profile_in_child(
         if last.get("event") == "error":
             raise _error_of(last)
         if last.get("event") != "done":
-            raise _death(child.returncode, log, request)
-    return ProfileResult(Trace.open(request.output), last["output_text"], tuple(last["prompt_token_ids"]))
+            raise _death(child.returncode, log, name, output)
+    return last
 
 
 def _converse(
-    child: subprocess.Popen[str], request: ProfileRequest, on_event: Callable[[dict[str, Any]], None] | None
+    child: subprocess.Popen[str], line: str, on_event: Callable[[dict[str, Any]], None] | None
 ) -> dict[str, Any]:
     """Sends the request and returns the child's last event, or an empty one if it died before."""
     assert child.stdin is not None
     assert child.stdout is not None
     with contextlib.suppress(BrokenPipeError):  # it died at once: its exit says why
-        child.stdin.write(request.to_json() + "\n")
+        child.stdin.write(line + "\n")
         child.stdin.flush()  # left open: when we die it closes, and the child ends its run
     last: dict[str, Any] = {}
-    for line in child.stdout:
-        last = json.loads(line)
+    for event in child.stdout:
+        last = json.loads(event)
         if on_event is not None:
             on_event(last)
     child.wait()
@@ -104,8 +124,6 @@ def _error_of(event: dict[str, Any]) -> MeltError:
     return error
 
 
-def _death(returncode: int, log: IO[str], request: ProfileRequest) -> RuntimeFailedError:
+def _death(returncode: int, log: IO[str], name: str, output: str) -> RuntimeFailedError:
     how = how_it_ended(returncode, log)
-    return RuntimeFailedError(
-        f"the {request.runtime} process ended by {how} (complete chunks of {request.output} stay readable)"
-    )
+    return RuntimeFailedError(f"the {name} process ended by {how} (complete chunks of {output} stay readable)")

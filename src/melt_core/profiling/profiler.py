@@ -29,12 +29,19 @@ from melt_core.runtime.session import LLM
 from melt_core.trace import Trace
 
 #: What can be recorded; each level includes what it needs of the others.
-LEVELS: Mapping[str, int] = {"tokens": _core.LEVEL_TOKENS, "ops": _core.LEVEL_OPS, "memory": _core.LEVEL_MEMORY}
+LEVELS: Mapping[str, int] = {
+    "tokens": _core.LEVEL_TOKENS,
+    "ops": _core.LEVEL_OPS,
+    "memory": _core.LEVEL_MEMORY,
+    "counters": _core.LEVEL_COUNTERS,
+}
 
 #: Room for the ops of one run, all threads, in memory. Beyond it graphs are dropped, and counted.
 DEFAULT_LOG_BYTES = 1 << 28
 #: Ops of one graph and thread; beyond it ops are dropped, and counted.
 DEFAULT_RING_STAMPS = 16384
+#: Readings of each sensor per second.
+DEFAULT_SENSOR_HZ = 100.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,9 @@ class Profiler:
         metadata: Mapping[str, Any] | None,
         ring_stamps: int,
         log_bytes: int,
+        watch_switches: bool,
+        sensors: str | Sequence[str],
+        sensor_hz: float,
     ) -> None:
         """Use `profile`."""
         self._folder: str | None = None
@@ -80,6 +90,9 @@ class Profiler:
             metadata_json=_metadata_json(metadata or {}),
             ring_stamps=checked_number("ring_stamps", ring_stamps, low=1, high=1 << 24),
             log_bytes=checked_number("log_bytes", log_bytes, high=1 << 40),
+            watch_switches=watch_switches,
+            sensors=sensor_list(sensors),
+            sensor_hz=sensor_hz,
         )
 
     def run(
@@ -92,6 +105,8 @@ class Profiler:
         top_p: float = 0.95,
         seed: int = 0,
         ignore_eos: bool = False,
+        forced_ids: Sequence[int] = (),
+        keep_logits: bool = False,
         repeats: int = 1,
         warmup: int = 1,
         overhead_budget_s: float = 1.0,
@@ -109,6 +124,10 @@ class Profiler:
             top_p: Their probability mass, when temperature is above 0.
             seed: For drawing, and for the order of the overhead measurement.
             ignore_eos: Whether to go on after the end-of-text token, for a fixed number of tokens.
+            forced_ids: The output, replayed as it is: what is sampled is thrown away, so that two runtimes evaluate
+                the same tokens. It ends the run.
+            keep_logits: Whether to evaluate prompt and output once more at the end, not timed, and keep in the metadata
+                what comparing logits needs (docs/compare.md).
             repeats: Repetitions that count.
             warmup: Repetitions before those; in the trace, but marked.
             overhead_budget_s: Seconds for measuring what recording ops costs, for prefill and decode each; 0: not.
@@ -141,6 +160,8 @@ class Profiler:
             top_p=top_p,
             seed=seed,
             overhead_budget_s=overhead_budget_s,
+            forced_ids=checked_ids(forced_ids),
+            keep_logits=keep_logits,
         )
         result = self._core.run(options, on_repetition)
         return Completion(
@@ -148,6 +169,17 @@ class Profiler:
             text=result.output_text.decode("utf-8", errors="replace"),
             prompt_token_ids=tuple(result.prompt_ids),
         )
+
+    def sample_idle(self, seconds: float) -> None:
+        """Reads the sensors for so long while nothing runs: what the device draws at idle, with the model loaded.
+
+        In the trace it is a phase ``idle`` of its own. Returns at once where no sensor is read.
+
+        Raises:
+            InvalidArgumentError: More than 600 seconds, or the trace is finished.
+            BusyError: The model is running in another thread.
+        """
+        self._core.sample_idle(seconds)
 
     def finish(self) -> None:
         """Completes the trace. Called on leaving the ``with`` block; calling it twice is harmless."""
@@ -207,6 +239,19 @@ def level_mask(levels: Sequence[str]) -> int:
     return mask
 
 
+def sensor_list(sensors: str | Sequence[str]) -> list[str]:
+    """Returns names of sensors for the core: ``"auto"`` stands for all, ``"none"`` or nothing for none.
+
+    Raises:
+        InvalidArgumentError: "none" stands beside other names. Unknown names are the core's to refuse.
+    """
+    names = sensors.split(",") if isinstance(sensors, str) else list(sensors)
+    names = [name.strip() for name in names if name.strip()]
+    if "none" in names and len(names) > 1:
+        raise InvalidArgumentError('sensor "none" beside others: give "none" alone, or leave it out')
+    return [] if names == ["none"] else names
+
+
 def profile(
     llm: LLM,
     *,
@@ -215,20 +260,51 @@ def profile(
     metadata: Mapping[str, Any] | None = None,
     ring_stamps: int = DEFAULT_RING_STAMPS,
     log_bytes: int = DEFAULT_LOG_BYTES,
+    watch_switches: bool = True,
+    sensors: str | Sequence[str] = "auto",
+    sensor_hz: float = DEFAULT_SENSOR_HZ,
 ) -> Profiler:
     """Starts recording runs of a model; use it in a ``with`` block and read ``.trace`` after it.
 
     Args:
         llm: A loaded model.
         levels: What to record: ``"tokens"`` (runs, phases, tokens), ``"ops"`` (each op on each thread) and ``"memory"``
-            (buffers of the runtime, memory of the process, disturbance by the host).
+            (buffers of the runtime, memory of the process, disturbance by the host), ``"counters"`` (cycles,
+            instructions, cache and branch misses, page faults of each op; includes ops).
         output: Where the trace is written while it grows; by default a temporary file that goes with the trace.
         metadata: A JSON-able mapping of your own, merged into the trace's metadata.
         ring_stamps: Ops of one graph that a thread can record.
         log_bytes: Memory for the ops of one run; beyond either limit ops are dropped and counted.
+        watch_switches: At level ops, mark the ops within which a thread lost its processor.
+        sensors: What to read of power, heat, clocks and load: ``"auto"`` is all that this machine has, ``"none"``
+            nothing; or names of `sensor_names`, each of which then has to be there.
+        sensor_hz: How often, from 0.1 to 1000 times a second; a slower sensor is read as often as it may be.
 
     Raises:
-        InvalidArgumentError: A level is unknown or the runtime cannot record it.
+        InvalidArgumentError: A level is unknown or the runtime cannot record it; a sensor asked for by name is unknown
+            or absent.
         StorageError: `output` cannot be written.
     """
-    return Profiler(llm, levels=levels, output=output, metadata=metadata, ring_stamps=ring_stamps, log_bytes=log_bytes)
+    from melt_core.profiling.remote import RemoteLLM, RemoteProfiler  # which build upon this module
+
+    if isinstance(llm, RemoteLLM):
+        return RemoteProfiler(
+            llm,
+            levels=levels,
+            output=output,
+            metadata=metadata,
+            log_bytes=log_bytes,
+            sensors=sensors,
+            sensor_hz=sensor_hz,
+        )
+    return Profiler(
+        llm,
+        levels=levels,
+        output=output,
+        metadata=metadata,
+        ring_stamps=ring_stamps,
+        log_bytes=log_bytes,
+        watch_switches=watch_switches,
+        sensors=sensors,
+        sensor_hz=sensor_hz,
+    )

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from melt_core.profiling.profiler import DEFAULT_LOG_BYTES
+from melt_core.profiling.profiler import DEFAULT_LOG_BYTES, DEFAULT_SENSOR_HZ
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,11 @@ class ProfileRequest:
         chat: Whether `prompt` is a user's message, to be put into the model's chat format first.
         prompt_tokens: So many seeded random token ids as the prompt; implies `ignore_eos`.
         prompt_ids: Token ids to replay.
+        sensors: As in `profile`.
+        idle_s: So long the sensors are read before the runs and after them, while nothing runs.
+        forced_ids: Output to replay, see `Profiler.run`.
+        keep_logits: Whether the trace is to hold what comparing logits needs.
+        model_lib: For the MLC runtime, the compiled model; None: the one in the model directory.
     """
 
     model: str
@@ -29,6 +34,8 @@ class ProfileRequest:
     chat: bool = False
     prompt_tokens: int | None = None
     prompt_ids: tuple[int, ...] | None = None
+    forced_ids: tuple[int, ...] = ()
+    keep_logits: bool = False
     max_tokens: int = 128
     temperature: float = 0.0
     top_k: int = 40
@@ -46,8 +53,12 @@ class ProfileRequest:
     check_tensors: bool = False
     repack: bool = True
     kv_type: str = "f16"
+    model_lib: str | None = None
     overhead_budget_s: float = 1.0
     log_bytes: int = DEFAULT_LOG_BYTES
+    sensors: tuple[str, ...] = ("auto",)
+    sensor_hz: float = DEFAULT_SENSOR_HZ
+    idle_s: float = 0.0
 
     def to_json(self) -> str:
         """Returns the request as one line of JSON."""
@@ -58,7 +69,7 @@ class ProfileRequest:
         """Reads what `to_json` wrote."""
         values: dict[str, Any] = json.loads(text)
         known = {field.name for field in fields(ProfileRequest)}
-        for name in ("levels", "prompt_ids"):
+        for name in ("levels", "prompt_ids", "forced_ids", "sensors"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         return ProfileRequest(**{name: value for name, value in values.items() if name in known})

@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ from melt_core.runtime.session import LLM, load
 
 def main() -> int:
     """Executes the request on standard input. Returns the exit code."""
+    return serve(lambda line, send: execute(ProfileRequest.from_json(line), send))
+
+
+def serve(execute_line: Callable[[str, Any], dict[str, Any]]) -> int:
+    """Executes the line on standard input and tells of it on standard output. Returns the exit code."""
     # Whatever a runtime prints must not get between the events.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -31,10 +37,10 @@ def main() -> int:
     def send(event: str, **values: Any) -> None:
         print(json.dumps({"event": event, **values}), file=events, flush=True)
 
-    request = ProfileRequest.from_json(sys.stdin.readline())
+    line = sys.stdin.readline()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        send("done", **execute(request, send))
+        send("done", **execute_line(line, send))
         return 0
     except KeyboardInterrupt:
         send("error", kind="CancelledError", message="cancelled; what was measured before is in the trace")
@@ -63,8 +69,12 @@ def execute(request: ProfileRequest, send: Any) -> dict[str, Any]:
             output=request.output,
             metadata=metadata,
             log_bytes=request.log_bytes,
+            sensors=request.sensors,
+            sensor_hz=request.sensor_hz,
         )
         try:
+            if request.idle_s:
+                recording.sample_idle(request.idle_s)
             completion = recording.run(
                 prompt,
                 max_tokens=request.max_tokens,
@@ -73,11 +83,15 @@ def execute(request: ProfileRequest, send: Any) -> dict[str, Any]:
                 top_p=request.top_p,
                 seed=request.seed,
                 ignore_eos=request.ignore_eos or request.prompt_tokens is not None,
+                forced_ids=request.forced_ids,
+                keep_logits=request.keep_logits,
                 repeats=request.repeats,
                 warmup=request.warmup,
                 overhead_budget_s=request.overhead_budget_s,
                 on_repetition=lambda done, total: send("repetition", done=done, total=total),
             )
+            if request.idle_s:
+                recording.sample_idle(request.idle_s)
         finally:
             llm.close()  # before the trace ends, so that the unload is in it
             recording.finish()
@@ -108,6 +122,7 @@ def load_model(request: ProfileRequest, send: Any) -> LLM:
         check_tensors=request.check_tensors,
         repack=request.repack,
         kv_type=request.kv_type,
+        model_lib=request.model_lib,
         on_progress=report,
     )
 
@@ -133,13 +148,20 @@ def prompt_of(request: ProfileRequest, llm: LLM) -> str | list[int]:
 
 
 def model_file_metadata(request: ProfileRequest) -> dict[str, Any]:
-    """Returns size and SHA-256 of the model file, which tell two files of one name apart."""
+    """Returns size and SHA-256 of the model file, or of a directory's files in order: they tell two models apart."""
+    path = Path(request.model)
+    digest, n_bytes = hashlib.sha256(), 0
     try:
-        with Path(request.model).open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-            return {"sha256": digest.hexdigest(), "file_bytes": file.tell()}
+        for part in sorted(path.iterdir()) if path.is_dir() else [path]:
+            if part.is_dir():
+                continue
+            with part.open("rb") as file:
+                if part != path:
+                    digest.update(part.name.encode() + b"\0")
+                while block := file.read(1 << 20):
+                    digest.update(block)
+                n_bytes += file.tell()
+        return {"sha256": digest.hexdigest(), "file_bytes": n_bytes}
     except OSError:
         return {"missing": {"sha256": "the model is not a readable file"}}
 

@@ -18,7 +18,10 @@ from melt_core.analysis.views import layer_times, n_steps, token_timeline, top_o
 from melt_core.report import _charts as charts
 from melt_core.report import human
 from melt_core.report._charts import Bar, Palette, esc
+from melt_core.report._counters import counters_body
+from melt_core.report._energy import energy_body
 from melt_core.report._memory import memory_body
+from melt_core.report._thermal import thermal_body
 from melt_core.report.activations import activations_body
 from melt_core.trace.format import Phase
 from melt_core.trace.metadata import number
@@ -65,7 +68,10 @@ def trace_sections(subject: Subject, *, is_first: bool) -> str:
         _latency,
         _one_token,
         _slowest,
+        _counters,
         _memory,
+        _energy,
+        _thermal,
         _metadata,
     )
     return _header(subject, is_first=is_first) + "".join(maker(subject) for maker in makers)
@@ -165,6 +171,11 @@ def _trust(subject: Subject) -> str:
         (
             "Records",
             f"{ops.records} over all threads, of {ops.groups} op groups in {ops.graphs} graphs; {ops.dropped} dropped",
+        ),
+        *(
+            [("Disturbed", human.disturbed(summary.disturbed.groups, ops.groups, summary.disturbed.reason))]
+            if summary.disturbed
+            else []
         ),
         *((f"Missing: {name}", reason) for name, reason in summary.missing.items()),
     ]
@@ -290,6 +301,12 @@ def _slowest(subject: Subject) -> str:
     return section("The ops that take longest", note, body)
 
 
+def _counters(subject: Subject) -> str:
+    body = counters_body(subject.trace)
+    note = "All threads, all measured runs. Derived: ipc, instructions per cycle; mpki, misses per 1000 instructions."
+    return section("What the counters say", note, body) if body else ""
+
+
 def _memory(subject: Subject) -> str:
     if has_memory(subject.trace):
         note = "After the last run. Bytes: reserved; resident: in RAM. What no row explains is unaccounted."
@@ -297,6 +314,18 @@ def _memory(subject: Subject) -> str:
     body = activations_body(subject.trace)
     note = "What is needed of the compute buffer at each op. Profile with the level memory for the whole process."
     return section("Live activations", note, body) if body else ""
+
+
+def _energy(subject: Subject) -> str:
+    body = energy_body(subject.trace)
+    note = "Of the measured runs together. Net: idle power taken off. What the sensor cannot resolve is refused."
+    return section("What it cost in energy", note, body) if body else ""
+
+
+def _thermal(subject: Subject) -> str:
+    body = thermal_body([subject.trace])
+    note = "Rate, power, temperature and clocks over one time axis; dashed: where the rate steps."
+    return section("Heat and clocks", note, body) if body else ""
 
 
 def flatten(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

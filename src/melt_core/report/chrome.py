@@ -1,6 +1,7 @@
 """Chrome's JSON trace format, for ui.perfetto.dev (open the file there; nothing is uploaded) or chrome://tracing.
 
-One process per trace; tracks: phases, tokens, one per thread, counters of level memory, live activations op by op.
+One process per trace; tracks: phases, tokens, one per thread, one per thread for the times without a processor (level
+ops), counters of level memory, live activations op by op. What level counters counted is among the arguments of an op.
 Events are complete ("X"), times in us since the trace began. A wait at a barrier is a slice of its own, behind the op
 that waits.
 Format: "Trace Event Format", https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
@@ -12,10 +13,14 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
+
+from melt_core.analysis.energy_channels import Supply, supplies_of
 from melt_core.analysis.memory import live_bytes
 from melt_core.analysis.samples import series_of
 from melt_core.report._rows import op_tables
 from melt_core.trace.metadata import text
+from melt_core.units import NS_PER_S
 
 if TYPE_CHECKING:
     from melt_core.trace.table import Table
@@ -23,7 +28,9 @@ if TYPE_CHECKING:
 
 _PID = 1
 _LIVE = "activations/live [B]"
-_PHASES, _TOKENS, _FIRST_THREAD = 1, 2, 10
+_PHASES, _TOKENS, _FIRST_THREAD, _FIRST_OFF_CPU = 1, 2, 10, 100_000  # a trace has 16-bit thread numbers
+_OF_THE_OP = ("op_type", "layer", "module", "backend", "buffer", "dtype", "shape", "n_fused")
+_NUMBERS_OF_THE_OP = ("bytes_read", "bytes_written", "flops", "live_bytes")
 
 
 def write(trace: Trace, file: BinaryIO, *, run: int | None = None) -> None:
@@ -49,6 +56,7 @@ def _blocks(trace: Trace, run: int | None) -> Iterator[list[str]]:
     yield list(_phase_events(trace, run))
     yield list(_token_events(trace, run))
     yield list(_counter_events(trace, run))
+    yield list(_off_cpu_events(trace, run))
     threads: set[int] = set()
     for table in op_tables(trace, run=run):
         threads.update(table["thread"].tolist())
@@ -100,10 +108,20 @@ def _counter_events(trace: Trace, run: int | None) -> Iterator[str]:
         shown = series if run is None else series.between(start_ns, end_ns)
         for time_ns, value in zip(shown.time_ns.tolist(), shown.values.tolist(), strict=True):
             yield _counter(f"{name} [{series.unit}]", time_ns, value)
+    for supply in supplies_of(trace)[0]:
+        if supply.is_counter:  # a running total only ever rises: what it says is its slope
+            yield from _power_counter(supply, start_ns if run is not None else None, end_ns)
     for category, (times, sizes) in live_bytes(trace).items():
         for time_ns, size in zip(times.tolist(), sizes.tolist(), strict=True):
             if run is None or start_ns <= time_ns <= end_ns:
                 yield _counter(f"buffers/{category} [B]", time_ns, size)
+
+
+def _power_counter(supply: Supply, start_ns: int | None, end_ns: int) -> Iterator[str]:
+    power = np.diff(supply.values) / np.maximum(np.diff(supply.time_ns), 1) * NS_PER_S
+    for time_ns, value in zip(supply.time_ns[1:].tolist(), power.tolist(), strict=True):
+        if value >= 0 and (start_ns is None or start_ns <= time_ns <= end_ns):
+            yield _counter(f"{supply.name}, derived power [W]", time_ns, value)
 
 
 def _interval(trace: Trace, run: int | None) -> tuple[int, int]:
@@ -115,14 +133,33 @@ def _counter(name: str, time_ns: int, value: float) -> str:
     return f'{{"ph":"C","pid":{_PID},"ts":{_us(time_ns)},"name":{json.dumps(name)},"args":{{"value":{value!r}}}}}'
 
 
+def _off_cpu_events(trace: Trace, run: int | None) -> Iterator[str]:
+    """Yields when each computing thread had no processor, on tracks of their own: they do not nest with ops."""
+    threads = set()
+    for row in trace.switches:
+        if run is not None and row.run != run:
+            continue
+        if row.thread not in threads:
+            threads.add(row.thread)
+            yield from _track(_FIRST_OFF_CPU + row.thread, f"thread {row.thread} off its processor")
+        args = json.dumps({"cpu_before": row.cpu_before, "cpu_after": row.cpu_after})
+        name = '"preempted"' if row.preempted else '"waiting"'
+        yield _slice(_FIRST_OFF_CPU + row.thread, name, "off cpu", row.start_ns, row.duration_ns, args)
+
+
 def _op_events(table: Table) -> Iterator[str]:
     known: dict[Any, tuple[str, str]] = {}
     live: float | None = None
+    first, last = table.columns.index("op"), table.columns.index("live_bytes") + 1
+    own = table.columns[last:]  # marks and counters
     for row in table:
-        key = row[7:]  # all that the op definition says, and nothing of this one execution
+        key = row[first:last]  # all that the op definition says, and nothing of this one execution
         if key not in known:
             known[key] = (json.dumps(row.op or "?"), _op_args(row))
         name, args = known[key]
+        if own:
+            values = {column: value for column, value in zip(own, row[last:], strict=True) if _is_sound(value)}
+            args = (args[:-1] + ", " + json.dumps(values)[1:]) if values else args
         tid = _FIRST_THREAD + row.thread
         if row.thread == 0 and row.live_bytes is not None and row.live_bytes != live:
             live = row.live_bytes
@@ -133,13 +170,13 @@ def _op_events(table: Table) -> Iterator[str]:
 
 
 def _op_args(row: Any) -> str:
-    args = {
-        name: getattr(row, name)
-        for name in ("op_type", "layer", "module", "backend", "buffer", "dtype", "shape", "n_fused")
-    }
-    args |= {name: getattr(row, name) for name in ("bytes_read", "bytes_written", "flops", "live_bytes")}
-    finite = {name: value for name, value in args.items() if value is not None and value not in _INFINITE}
-    return json.dumps(finite, allow_nan=False)
+    args = {name: getattr(row, name) for name in (*_OF_THE_OP, *_NUMBERS_OF_THE_OP)}
+    return json.dumps({name: value for name, value in args.items() if _is_sound(value)}, allow_nan=False)
+
+
+def _is_sound(value: Any) -> bool:
+    """Returns whether JSON can hold the value; None is a missing one."""
+    return value is not None and value not in _INFINITE
 
 
 _INFINITE = (float("inf"), float("-inf"))

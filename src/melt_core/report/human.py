@@ -66,6 +66,14 @@ def rate(value: float | None) -> str:
     return MISSING if value is None or not math.isfinite(value) else f"{significant(value)} tok/s"
 
 
+def disturbed(groups: int | None, of_groups: int, reason: str | None) -> str:
+    """Returns "12 of 51500 op groups (0.0 %)", or that it is not known and why."""
+    if groups is None:
+        return f"not known: {reason}"
+    share = f" ({percent(groups / of_groups)})" if of_groups else ""
+    return f"{groups} of {of_groups} op groups{share}: a thread lost its processor"
+
+
 def overhead(ratio: float | None, interval: Sequence[float] | None) -> str:
     """Returns "0.5 % slower (95 % CI 0.2 to 0.8 %)" for a ratio of rates, recorded over not recorded."""
     if ratio is None or not math.isfinite(ratio):

@@ -193,8 +193,25 @@ def _trust_lines(summary: Summary) -> list[tuple[str, str]]:
     gaps = f"prefill {human.percent(gap.prefill_ratio)}, decode {human.percent(gap.decode_ratio)} of phase time"
     lines.append(("outside graphs", gaps))
     cost = summary.overhead
+    lines += _counter_lines(summary)
     lines.append(("overhead, decode", human.overhead(cost.decode_ratio, cost.decode_ci95)))
     lines.append(("overhead, prefill", human.overhead(cost.prefill_ratio, cost.prefill_ci95)))
+    return lines
+
+
+def _counter_lines(summary: Summary) -> list[tuple[str, str]]:
+    lines, disturbed, counters = [], summary.disturbed, summary.counters
+    if disturbed is not None:
+        lines.append(("disturbed", human.disturbed(disturbed.groups, disturbed.of_groups, disturbed.reason)))
+    if counters is None:
+        return lines
+    for phase, values in counters.phases.items():
+        known = [f"{name} {human.count(value)}" for name, value in values.items() if value is not None]
+        lines.append((f"counters, {phase}", ", ".join(known) or "none was read"))
+    names: dict[str, list[str]] = {}
+    for name, reason in counters.missing.items():
+        names.setdefault(reason, []).append(name)
+    lines += [("not counted", f"{', '.join(each)}: {reason}") for reason, each in names.items()]
     return lines
 
 

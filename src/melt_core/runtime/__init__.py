@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from melt_core.runtime.machine import build_info, device_info, runtime_details, runtime_names
+from melt_core.runtime.machine import (
+    SensorStatus,
+    build_info,
+    device_info,
+    runtime_details,
+    runtime_names,
+    sensor_names,
+    sensors,
+)
 from melt_core.runtime.session import LLM, ModelInfo, load
 from melt_core.runtime.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
     "LLM",
     "ModelInfo",
+    "SensorStatus",
     "Tokenizer",
     "build_info",
     "device_info",
@@ -16,4 +25,6 @@ __all__ = [
     "load_tokenizer",
     "runtime_details",
     "runtime_names",
+    "sensor_names",
+    "sensors",
 ]

@@ -14,12 +14,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from melt_core.errors import InvalidArgumentError
 from melt_core.models import resolve
 from melt_core.runtime.checks import checked_ids, checked_number, checked_text
 from melt_core.runtime.core import _core
 from melt_core.runtime.memory import MemoryPart, parts_of
+from melt_core.runtime.mlc import load_mlc_tokenizer, tvm_folders
+
+if TYPE_CHECKING:
+    from melt_core.devices import Device
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def load(
     model: str | PathLike[str],
     *,
     runtime: str = "llama.cpp",
-    device: str = "local",
+    device: str | Device = "local",
     n_ctx: int = 2048,
     n_batch: int = 2048,
     n_ubatch: int = 512,
@@ -121,6 +126,7 @@ def load(
     check_tensors: bool = False,
     repack: bool = True,
     kv_type: str = "f16",
+    model_lib: str | PathLike[str] | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> LLM:
     """Loads a model file into memory, in this process.
@@ -130,10 +136,11 @@ def load(
     process.
 
     Args:
-        model: A GGUF file; the name of a model that can be fetched, such as ``"demo"``; or for the synthetic runtime a
-            description such as ``"layers=2,op_ns=50000"``.
+        model: A GGUF file; the name of a model that can be fetched, such as ``"demo"``; for the MLC runtime a model
+            directory; or for the synthetic runtime a description such as ``"layers=2,op_ns=50000"``.
         runtime: One of `runtime_names`.
-        device: Where to run: ``"local"``, this machine.
+        device: Where to run: ``"local"``, this process; a device that `melt.connect` gave, or its name, such as
+            ``"adb:SERIAL"``: then the file is brought there now and loaded by each run.
         n_ctx: Context length in tokens; 0 takes the model's own.
         n_batch: Most tokens in one evaluation.
         n_ubatch: Most tokens in one graph.
@@ -142,20 +149,28 @@ def load(
         check_tensors: Whether to refuse weights that are NaN or infinite; reads the whole file.
         repack: Whether to copy weights into the layout of this CPU's best kernels.
         kv_type: Type of the values in the KV cache, as ggml names it: ``f16``, ``q8_0``, ``q4_0``, ...
+        model_lib: For the MLC runtime, the compiled model; by default the one in the model directory.
         on_progress: Called with 0..1 while loading.
 
     Raises:
+        MissingExtraError: The MLC runtime needs TVM, which is not installed.
         ModelError: The file is missing, damaged or not supported.
         OutOfMemoryError: Weights, context or buffers do not fit.
         InvalidArgumentError: An argument is out of range; nothing has been loaded.
         CancelledError: Loading was interrupted.
     """
     if device != "local":
-        raise InvalidArgumentError(f'unknown device "{device}": this version runs on "local" only')
+        if model_lib is not None:
+            raise InvalidArgumentError("model_lib belongs to this machine: leave it out with `device`")
+        from melt_core.profiling.remote import RemoteOptions, load_remote  # only here does loading lead to profiling
+
+        options = RemoteOptions(n_ctx, n_batch, n_ubatch, n_threads, use_mmap, check_tensors, repack, kv_type)
+        return load_remote(fspath(model), device, runtime=runtime, options=options, on_progress=on_progress)
     threads = usable_cpus() if n_threads is None else n_threads
     sizes = {"n_ctx": n_ctx, "n_batch": n_batch, "n_ubatch": n_ubatch, "n_threads": threads}
     for name, value in sizes.items():
         checked_number(name, value)
+    is_mlc = runtime == "mlc"
     path = fspath(model) if runtime == "synthetic" else fspath(resolve(fspath(model)))
     session = _core.Session(
         runtime,
@@ -168,6 +183,9 @@ def load(
         check_tensors=check_tensors,
         repack=repack,
         kv_type=checked_text(kv_type),
+        runtime_path=tvm_folders() if is_mlc else "",
+        model_lib=os.fspath(model_lib) if model_lib is not None else "",
+        text=load_mlc_tokenizer(path) if is_mlc else None,
         on_progress=on_progress,
     )
     return LLM(session, path, runtime)

@@ -29,6 +29,10 @@ RUN_WARMUP: Final = 1 << 0
 TOKEN_END_OF_TEXT: Final = 1 << 0
 TOKEN_CUT: Final = 1 << 1
 GRAPH_ABORTED: Final = 1 << 0
+OP_SWITCHED: Final = 1 << 0
+OP_MIGRATED: Final = 1 << 1
+OP_PEER_DISTURBED: Final = 1 << 2
+SWITCH_PREEMPTED: Final = 1 << 0
 
 
 class ClockId(IntEnum):
@@ -56,6 +60,8 @@ class ChunkKind(IntEnum):
     ALLOCATIONS = 11
     CHANNELS = 12
     SAMPLES = 13
+    COUNTERS = 20
+    SWITCHES = 21
 
 
 class MemoryCategory(IntEnum):
@@ -86,6 +92,7 @@ class Phase(IntEnum):
     PREFILL = 3
     DECODE = 4
     UNLOAD = 5
+    IDLE = 6
 
 
 class StopReason(IntEnum):
@@ -244,6 +251,20 @@ CHANNEL: Final = np.dtype(
 
 SAMPLE: Final = np.dtype([("time_ns", "<i8"), ("value", "<f8"), ("channel", "<u4"), ("reserved", "<u4")])
 
+COUNTER: Final = np.dtype([("name", "S32"), ("source", "S64"), ("kind", "<u4"), ("offset", "<u4")])
+
+SWITCH: Final = np.dtype(
+    [
+        ("start_ns", "<i8"),
+        ("duration_ns", "<i8"),
+        ("run", "<u4"),
+        ("thread", "<u2"),
+        ("flags", "<u2"),
+        ("cpu_before", "<u4"),
+        ("cpu_after", "<u4"),
+    ]
+)
+
 #: The dtype of each kind that holds records.
 RECORDS: Final[Mapping[int, np.dtype[Any]]] = MappingProxyType(
     {
@@ -258,6 +279,8 @@ RECORDS: Final[Mapping[int, np.dtype[Any]]] = MappingProxyType(
         ChunkKind.ALLOCATIONS: ALLOCATION,
         ChunkKind.CHANNELS: CHANNEL,
         ChunkKind.SAMPLES: SAMPLE,
+        ChunkKind.COUNTERS: COUNTER,
+        ChunkKind.SWITCHES: SWITCH,
     }
 )
 

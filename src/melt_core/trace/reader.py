@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from melt_core.errors import StorageError, TraceError
 from melt_core.trace import metadata as meta
 from melt_core.trace.chunks import Buffer, Chunk, Findings, find_chunks
+from melt_core.trace.counters import offsets_of, op_dtype, with_all_counters
 from melt_core.trace.format import (
     FILE_HEADER,
     NONE,
@@ -165,12 +166,14 @@ class _Assembly:
         self._found = found
         self._records: dict[int, list[Records]] = {kind: [] for kind in RECORDS}
         self._n_known: dict[int, int] = {}
+        self._counters: dict[str, int] = {}
 
     def run(self) -> dict[int, tuple[Records, ...]]:
+        self._find_counters()
         for number, chunk in enumerate(self._found.chunks):
             if number == self._found.blind_from:
                 self._stop_trusting()
-            if chunk.kind in RECORDS:
+            if chunk.kind in RECORDS and chunk.kind != ChunkKind.COUNTERS:
                 self._take(chunk)
         if not self._n_known:
             self._n_known = {kind: self._count(kind) for kind in NUMBERED}
@@ -185,6 +188,15 @@ class _Assembly:
             self._records[kind] = [check(kind, records) for records in self._records[kind]]
         self._check_topologies()
         return {kind: tuple(part for part in parts if len(part)) for kind, parts in self._records.items()}
+
+    def _find_counters(self) -> None:
+        """Learns what the op records hold beyond their own fields, wherever in the file that is said."""
+        for chunk in self._found.chunks:
+            if chunk.kind == ChunkKind.COUNTERS:
+                self._take(chunk)
+        self._counters, wrong = offsets_of(self._records[ChunkKind.COUNTERS])
+        for warning in wrong:
+            self._found.warn(warning)
 
     def _count(self, kind: int) -> int:
         return sum(len(part) for part in self._records[kind])
@@ -202,7 +214,12 @@ class _Assembly:
                 self._found.warn(f"byte {chunk.offset}: {count} records of {size} bytes cannot be, and were left out")
             return
         if chunk not in self._found.damaged:
-            self._records[chunk.kind].append(_as_records(self._buffer, chunk, dtype))
+            if chunk.kind == ChunkKind.OPS:
+                dtype = op_dtype(self._counters, size)
+            records = _as_records(self._buffer, chunk, dtype)
+            if chunk.kind == ChunkKind.OPS:
+                records = with_all_counters(records, self._counters)
+            self._records[chunk.kind].append(records)
         elif chunk.kind in NUMBERED:
             self._records[chunk.kind].append(lost_records(chunk.kind, count))
 

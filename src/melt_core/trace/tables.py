@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from melt_core.trace.columns import Column, DerivedColumn, FieldColumn, LookupColumn
 from melt_core.trace.context import ContextColumn
+from melt_core.trace.counters import CounterKind, counter_names, disturbed_source
 from melt_core.trace.format import (
     GRAPH_ABORTED,
     NONE,
     RECORDS,
     RUN_WARMUP,
+    SWITCH_PREEMPTED,
     TOKEN_CUT,
     TOKEN_END_OF_TEXT,
     ChunkKind,
@@ -189,10 +191,29 @@ def samples(trace: Trace) -> Table:
     return _table(parts, columns)
 
 
+def counters(trace: Trace) -> Table:
+    """One row per counter that the ops table has; those that are absent are in the metadata with the reason."""
+    parts = _parts(trace, ChunkKind.COUNTERS)
+    columns: dict[str, Column] = {"name": DerivedColumn(FieldColumn(parts, "name"), decode_text, "")}
+    columns["kind"] = _named(FieldColumn(parts, "kind"), CounterKind)
+    columns["source"] = DerivedColumn(FieldColumn(parts, "source"), decode_text, "")
+    return _table(parts, columns)
+
+
+def switches(trace: Trace) -> Table:
+    """One row per time that a computing thread lost its processor; `preempted`: it wanted to go on, else it waited."""
+    parts = _parts(trace, ChunkKind.SWITCHES)
+    columns = _fields(parts, "run", "thread", "start_ns", "duration_ns", missing={"run": NONE})
+    columns["preempted"] = _flag(parts, SWITCH_PREEMPTED)
+    return _table(parts, columns | _fields(parts, "cpu_before", "cpu_after"))
+
+
 def ops(trace: Trace) -> Table:
     """One row per group, or op, and thread.
 
     `run` and `token` (the index in its run) come through the tokens table, what an op is through the op definitions.
+    `disturbed` is there only where the trace knows: a thread of this group lost its processor within it. Behind it, the
+    counters of level counters.
     """
     parts = _parts(trace, ChunkKind.OPS)
     tokens_ = trace.records(ChunkKind.TOKENS)
@@ -211,4 +232,8 @@ def ops(trace: Trace) -> Table:
         columns[name] = LookupColumn(op, definitions[name], -1 if name == "layer" else "")
     for name in ("n_fused", "bytes_read", "bytes_written", "flops", "live_bytes"):
         columns[name] = LookupColumn(op, definitions[name])
+    if disturbed_source(trace) is not None:
+        columns["disturbed"] = DerivedColumn(FieldColumn(parts, "flags"), lambda flags: flags != 0)
+    if trace.chunks(ChunkKind.OPS):  # else there are no records that would have them
+        columns |= _fields(parts, *counter_names(trace))
     return _table(parts, columns)

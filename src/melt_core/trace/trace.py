@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melt_core.trace import tables
+from melt_core.trace.chunks import Buffer
 from melt_core.trace.context import OpContext
 from melt_core.trace.format import RECORDS, ChunkKind
 from melt_core.trace.reader import TraceContents, TraceHeader, read_buffer, read_file
@@ -63,9 +64,14 @@ class Trace:
             StorageError: if the disk is full or the place cannot be written; a file that was there is unchanged.
         """
         with written_atomically(path) as file:
-            file.write(self._contents.buffer)
+            file.write(self.buffer)
 
     # What is in it
+
+    @property
+    def buffer(self) -> Buffer:
+        """The bytes of the file."""
+        return self._contents.buffer
 
     @property
     def path(self) -> str | None:
@@ -150,6 +156,16 @@ class Trace:
         """One row per reading of a sensor; level memory."""
         return tables.samples(self)
 
+    @cached_property
+    def counters(self) -> Table:
+        """One row per counter that the ops table has; level counters."""
+        return tables.counters(self)
+
+    @cached_property
+    def switches(self) -> Table:
+        """One row per time that a computing thread lost its processor; level ops."""
+        return tables.switches(self)
+
     # Records as stored, for analysis
 
     def chunks(self, kind: ChunkKind) -> tuple[NDArray[Any], ...]:
@@ -185,7 +201,12 @@ class Trace:
         return summarize(self)
 
     def key_averages(
-        self, group_by: str = "op_type", *, phase: str | None = None, include_warmup: bool = False
+        self,
+        group_by: str = "op_type",
+        *,
+        phase: str | None = None,
+        include_warmup: bool = False,
+        exclude_disturbed: bool = False,
     ) -> Table:
         """Returns time, bytes and FLOPs per group, the longest first.
 
@@ -193,13 +214,21 @@ class Trace:
             group_by: op_type, layer, module, phase, name, thread, dtype, weight or backend.
             phase: Only this phase: prefill, decode, tokenize.
             include_warmup: Count warm-up runs too.
+            exclude_disturbed: Leave out the ops within which a thread lost its processor.
 
         Raises:
             InvalidArgumentError: if there is no such grouping or phase.
+            TraceError: if disturbed ops are to be left out and the trace does not know them.
         """
         from melt_core.analysis.group import key_averages
 
-        return key_averages(self, group_by=group_by, phase=phase, include_warmup=include_warmup)
+        return key_averages(
+            self,
+            group_by=group_by,
+            phase=phase,
+            include_warmup=include_warmup,
+            exclude_disturbed=exclude_disturbed,
+        )
 
     def export(self, path: str | os.PathLike[str], *, format: str, run: int | None = None) -> None:
         """Writes the trace for another tool.

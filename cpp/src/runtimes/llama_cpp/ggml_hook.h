@@ -21,6 +21,7 @@ struct ggml_melt_hook {
   int n_rings;
   void* user;
   uint64_t begin_ticks; /* when the calling thread, having woken the others, went into the node loop */
+  uint64_t end_ticks;   /* when it was out of it again */
   /* Called by the thread that computes the graph, before the other threads start and after the last barrier. */
   void (*graph_begin)(void* user, const struct ggml_cgraph* graph);
   void (*graph_end)(void* user, int n_threads, int aborted);

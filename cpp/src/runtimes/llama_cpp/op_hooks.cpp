@@ -2,10 +2,13 @@
 #include "op_hooks.h"
 
 #include <algorithm>
+#include <atomic>
+#include <memory>
 #include <string>
 #include <unordered_map>
 
 #include "attribution.h"
+#include "ggml-cpu.h"
 #include "liveness.h"
 #include "op_cost.h"
 
@@ -33,7 +36,8 @@ const char* buffer_name(const CapturedTensor& tensor) {
 
 }  // namespace
 
-OpHooks::OpHooks(std::size_t nodes_hint) : nodes_hint_(nodes_hint) {
+OpHooks::OpHooks(std::size_t nodes_hint, ggml_threadpool* pool, unsigned n_threads)
+    : nodes_hint_(nodes_hint), pool_(pool), n_threads_(n_threads) {
   hook_.user = this;
   hook_.graph_begin = on_graph_begin;
   hook_.graph_end = on_graph_end;
@@ -72,9 +76,38 @@ void OpHooks::on_graph_begin(void* user, const ggml_cgraph* graph) {
 }
 
 void OpHooks::on_graph_end(void* user, int n_threads, int aborted) {
-  const std::uint64_t end = melt_ticks();
   OpHooks& self = *static_cast<OpHooks*>(user);
-  self.recorder_->graph_end(static_cast<unsigned>(n_threads), self.hook_.begin_ticks, end, aborted != 0);
+  self.recorder_->graph_end(static_cast<unsigned>(n_threads), self.hook_.begin_ticks, self.hook_.end_ticks,
+                            aborted != 0);
+}
+
+/// By a graph of one node, a custom op that every thread of the pool computes.
+bool OpHooks::on_each_thread(void (*work)(void* user, unsigned thread), void* user) {
+  if (pool_ == nullptr)
+    return false;
+  struct Call {
+    void (*work)(void* user, unsigned thread);
+    void* user;
+    std::atomic<unsigned> n_threads{0};
+  } call{work, user};
+  const auto op = [](ggml_tensor*, const ggml_tensor*, int thread, int, void* data) {
+    auto& called = *static_cast<Call*>(data);
+    called.work(called.user, static_cast<unsigned>(thread));
+    called.n_threads.fetch_add(1);
+  };
+  constexpr std::size_t kNodes = 4;
+  const std::size_t bytes =
+      kNodes * (ggml_tensor_overhead() + GGML_MEM_ALIGN) + ggml_graph_overhead_custom(kNodes, false);
+  const std::unique_ptr<ggml_context, decltype(&ggml_free)> context(ggml_init({bytes, nullptr, false}), ggml_free);
+  if (!context)
+    return false;
+  ggml_tensor* nothing = ggml_new_tensor_1d(context.get(), GGML_TYPE_F32, 1);
+  ggml_cgraph* graph = ggml_new_graph_custom(context.get(), kNodes, false);
+  ggml_build_forward_expand(graph, ggml_map_custom1(context.get(), nothing, op, GGML_N_TASKS_MAX, &call));
+  ggml_cplan plan = ggml_graph_plan(graph, static_cast<int>(n_threads_), pool_);
+  std::vector<std::uint8_t> scratch(plan.work_size);
+  plan.work_data = scratch.data();
+  return ggml_graph_compute(graph, &plan) == GGML_STATUS_SUCCESS && call.n_threads.load() == n_threads_;
 }
 
 std::vector<OpDefinition> OpHooks::describe(std::uint32_t slot, const std::vector<NodeRange>& groups) const {

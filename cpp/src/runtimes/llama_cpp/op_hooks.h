@@ -14,8 +14,9 @@ namespace melt::llama_cpp {
 
 class OpHooks final : public OpSource {
  public:
-  /// `nodes_hint`: executed nodes that one graph of this model may have.
-  explicit OpHooks(std::size_t nodes_hint);
+  /// `nodes_hint`: executed nodes that one graph of this model may have. `pool`: the threads that compute, `n_threads`
+  /// with the caller; it must outlive this. Null: only to learn what the hooks reserve.
+  explicit OpHooks(std::size_t nodes_hint, ggml_threadpool* pool = nullptr, unsigned n_threads = 0);
   ~OpHooks() override;
 
   void start(OpRecorder& recorder) noexcept override;
@@ -23,12 +24,15 @@ class OpHooks final : public OpSource {
   void clear() override;
   std::vector<OpDefinition> describe(std::uint32_t slot, const std::vector<NodeRange>& groups) const override;
   std::size_t groups_hint() const noexcept override;
+  bool on_each_thread(void (*work)(void* user, unsigned thread), void* user) override;
 
  private:
   static void on_graph_begin(void* user, const ggml_cgraph* graph);
   static void on_graph_end(void* user, int n_threads, int aborted);
 
   std::size_t nodes_hint_;
+  ggml_threadpool* pool_;
+  unsigned n_threads_;
   TopologyStore topologies_;
   OpRecorder* recorder_ = nullptr;
   ggml_melt_hook hook_{};

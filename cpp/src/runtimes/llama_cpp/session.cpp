@@ -52,7 +52,7 @@ LlamaSession::LlamaSession(const ModelOptions& options) : cancel_(options.cancel
   fill_info(options);
   batch_ = llama_batch_init(static_cast<std::int32_t>(info_.n_batch), 0, 1);
   text_ = std::make_unique<Text>(model_.get());
-  ops_ = std::make_unique<OpHooks>(nodes_hint(info_.n_layer));
+  ops_ = std::make_unique<OpHooks>(nodes_hint(info_.n_layer), pool_.get(), options.n_threads);
 }
 
 LlamaSession::~LlamaSession() {

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "ggml-cpu.h"
+#include "melt/cpu_features.h"
 #include "melt/environment.h"
 #include "memory_hooks.h"
 
@@ -50,27 +51,9 @@ bool admit_buffer(std::size_t size) {
 
 /// A build for another CPU would end with SIGILL in the middle of a graph: say so before.
 void check_cpu() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  const struct {
-    const char* name;
-    int compiled_in;
-    int on_this_cpu;
-  } features[] = {
-      {"AVX", ggml_cpu_has_avx(), __builtin_cpu_supports("avx")},
-      {"AVX2", ggml_cpu_has_avx2(), __builtin_cpu_supports("avx2")},
-      {"FMA", ggml_cpu_has_fma(), __builtin_cpu_supports("fma")},
-      {"BMI2", ggml_cpu_has_bmi2(), __builtin_cpu_supports("bmi2")},
-      {"AVX512F", ggml_cpu_has_avx512(), __builtin_cpu_supports("avx512f")},
-      {"AVX512_VBMI", ggml_cpu_has_avx512_vbmi(), __builtin_cpu_supports("avx512vbmi")},
-      {"AVX512_VNNI", ggml_cpu_has_avx512_vnni(), __builtin_cpu_supports("avx512vnni")},
-  };
-  for (const auto& feature : features) {
-    if (feature.compiled_in != 0 && feature.on_this_cpu == 0) {
-      throw Error(ErrorKind::kRuntime, std::string("llama.cpp was compiled for a CPU with ") + feature.name +
-                                           ", which this one lacks: build here, or with -DMELT_PORTABLE=ON");
-    }
-  }
-#endif
+  const std::string missing = missing_cpu_features_message();
+  if (!missing.empty())
+    throw Error(ErrorKind::kRuntime, missing);
 }
 
 }  // namespace

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "calls.h"
+
+#include <algorithm>
+
+namespace melt::mlc {
+namespace {
+
+/// Hash of the shape words of all tensors among the arguments.
+std::uint64_t shape_hash(const TVMFFIAny* args, std::int32_t n_args) noexcept {
+  std::uint64_t hash = 14695981039346656037u;
+  for (std::int32_t i = 0; i < n_args; ++i) {
+    const DLTensor* tensor = tensor_of(args[i]);
+    if (tensor == nullptr)
+      continue;
+    hash = (hash ^ static_cast<std::uint64_t>(tensor->ndim)) * 1099511628211u;
+    for (std::int32_t axis = 0; axis < tensor->ndim; ++axis)
+      hash = (hash ^ static_cast<std::uint64_t>(tensor->shape[axis])) * 1099511628211u;
+  }
+  return hash;
+}
+
+/// The first integer among the arguments of a KV cache function is the layer.
+std::int64_t layer_argument(const TVMFFIAny* args, std::int32_t n_args) noexcept {
+  for (std::int32_t i = 0; i < n_args; ++i) {
+    if (args[i].type_index == kTVMFFIInt)
+      return args[i].v_int64;
+  }
+  return -1;
+}
+
+CapturedTensor captured(const DLTensor& tensor) noexcept {
+  CapturedTensor copy{};
+  copy.data = static_cast<const char*>(tensor.data) + tensor.byte_offset;
+  copy.type = tensor.dtype;
+  copy.ndim = std::min(tensor.ndim, CapturedTensor::kMaxDims);
+  for (std::int32_t axis = 0; axis < tensor.ndim; ++axis) {
+    if (axis < CapturedTensor::kMaxDims) {
+      copy.shape[axis] = tensor.shape[axis];
+    } else {
+      copy.shape[CapturedTensor::kMaxDims - 1] *= tensor.shape[axis];
+    }
+  }
+  return copy;
+}
+
+}  // namespace
+
+double CapturedTensor::elements() const noexcept {
+  double n = 1;
+  for (std::int32_t axis = 0; axis < ndim; ++axis)
+    n *= static_cast<double>(shape[axis]);
+  return n;
+}
+
+void CallStore::reserve(std::size_t n_calls) {
+  if (n_calls <= n_reserved_)
+    return;
+  n_reserved_ = n_calls;
+  // Written once, so that no page fault comes in a run.
+  const std::size_t n_kept = calls_.size(), n_tensors_kept = tensors_.size();
+  calls_.resize(n_calls);
+  calls_.resize(n_kept);
+  tensors_.resize(n_calls * kTensorsPerCall);
+  tensors_.resize(n_tensors_kept);
+}
+
+void CallStore::clear() noexcept {
+  n_slots_ = 0;
+  calls_.clear();
+  tensors_.clear();
+}
+
+bool CallStore::open_slot(const EvaluationKey& key) noexcept {
+  if (n_slots_ == kMaxSlots)
+    return false;
+  slots_[n_slots_] = {key, static_cast<std::uint32_t>(calls_.size()), 0};
+  slot_ = n_slots_++;
+  capturing_ = true;
+  return true;
+}
+
+std::uint32_t CallStore::begin(const EvaluationKey& key) noexcept {
+  position_ = 0;
+  capturing_ = failed_ = false;
+  for (std::uint32_t i = n_slots_; i-- > 0;) {
+    if (slots_[i].key == key)
+      return slot_ = i;
+  }
+  failed_ = !open_slot(key);
+  return failed_ ? UINT32_MAX : slot_;
+}
+
+std::uint32_t CallStore::next(const FunctionInfo& function, std::uint32_t outer, const TVMFFIAny* args,
+                              std::int32_t n_args) noexcept {
+  const std::uint32_t at = position_++;
+  if (failed_)
+    return kMachineNode;
+  // The kernels inside attention take page tables whose length grows with the context: their shapes prove nothing.
+  const bool compared = function.kind == FunctionKind::kKernel && outer == kNoCall;
+  const std::uint64_t shapes = compared ? shape_hash(args, n_args) : 0;
+  if (!capturing_) {
+    const Slot& slot = slots_[slot_];
+    if (at < slot.n_calls) {
+      const CapturedCall& expected = calls_[slot.first + at];
+      if (expected.function == &function && expected.shapes == shapes && expected.outer == outer)
+        return expected.node;
+    }
+    part_ways();
+  }
+  return failed_ ? kMachineNode : capture(function, outer, shapes, args, n_args);
+}
+
+/// The calls are no longer those of the slot: what was like them so far begins a slot of its own.
+void CallStore::part_ways() noexcept {
+  const Slot known = slots_[slot_];
+  const std::uint32_t n_same = position_ - 1;
+  if (calls_.size() + n_same > n_reserved_ || !open_slot(known.key)) {
+    failed_ = true;
+    return;
+  }
+  for (std::uint32_t i = 0; i < n_same; ++i)
+    calls_.push_back(calls_[known.first + i]);
+  slots_[slot_].n_calls = n_same;
+}
+
+std::uint32_t CallStore::capture(const FunctionInfo& function, std::uint32_t outer, std::uint64_t shapes,
+                                 const TVMFFIAny* args, std::int32_t n_args) noexcept {
+  Slot& slot = slots_[slot_];
+  if (calls_.size() >= n_reserved_ ||
+      tensors_.size() + static_cast<std::size_t>(n_args) > n_reserved_ * kTensorsPerCall) {
+    failed_ = true;
+    return kMachineNode;
+  }
+  CapturedCall call{};
+  call.function = &function;
+  call.shapes = shapes;
+  call.outer = outer;
+  call.layer = function.kind == FunctionKind::kAttention ? layer_argument(args, n_args) : -1;
+  call.first_tensor = static_cast<std::uint32_t>(tensors_.size());
+  call.node = slot.n_calls + 1;
+  if (function.kind == FunctionKind::kBookkeeping) {
+    for (std::uint32_t i = 0; i < slot.n_calls; ++i) {
+      if (calls_[slot.first + i].function == &function) {
+        call.node = calls_[slot.first + i].node;
+        break;
+      }
+    }
+  } else {
+    for (std::int32_t i = 0; i < n_args; ++i) {
+      if (const DLTensor* tensor = tensor_of(args[i]))
+        tensors_.push_back(captured(*tensor));
+    }
+  }
+  call.n_tensors = static_cast<std::uint32_t>(tensors_.size()) - call.first_tensor;
+  calls_.push_back(call);
+  ++slot.n_calls;
+  return call.node;
+}
+
+std::uint32_t CallStore::end() noexcept {
+  return failed_ ? UINT32_MAX : slot_;
+}
+
+}  // namespace melt::mlc

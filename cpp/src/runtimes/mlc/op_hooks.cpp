@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "op_hooks.h"
+
+#include "melt/error.h"
+#include "op_definitions.h"
+
+namespace melt::mlc {
+namespace {
+
+constexpr std::size_t kEvaluationsAtOnce = 12;  // of one run: decode for each 256 positions, prefills
+
+FunctionKind kind_of(const std::string& name) {
+  if (name.compare(0, 11, "vm.builtin.") != 0)
+    return FunctionKind::kKernel;
+  return name.find("attention_kv_cache_") != std::string::npos ? FunctionKind::kAttention : FunctionKind::kBookkeeping;
+}
+
+/// Moves between registers take less time than two stamps: they stay a part of what the machine itself does.
+bool is_register_move(const std::string& name) {
+  return name == "vm.builtin.null_value" || name == "vm.builtin.tuple_getitem" || name == "vm.builtin.copy";
+}
+
+void keep(void*) {}
+
+}  // namespace
+
+OpHooks::OpHooks(AllocationLog* allocations, const std::atomic<bool>* cancel, bool is_idle)
+    : storage_(allocations), cancel_(cancel), is_idle_(is_idle) {}
+
+Value OpHooks::hooked(const std::string& name, const Value& inner) {
+  TVMFFIObject* function = inner.any().v_obj;
+  tvm().ffi.inc_ref(function);
+  Value held(inner.any());
+  if (is_idle_ || is_register_move(name))
+    return held;
+  Hook& hook = hooks_.emplace_back();
+  hook.info = {name, kind_of(name)};
+  hook.owner = this;
+  hook.inner = function;
+  hook.call = TVMFFIFunctionGetCellPtr(function)->safe_call;
+  hook.role = StorageLog::role_of(name.c_str());
+  hook.held = std::move(held);
+  TVMFFIObjectHandle made = nullptr;
+  if (tvm().ffi.create_function(&hook, on_call, keep, &made) != 0)
+    throw Error(ErrorKind::kRuntime, "TVM made no function for " + name + ": " + raised_error());
+  TVMFFIAny any{};
+  any.type_index = kTVMFFIFunction;
+  any.v_obj = static_cast<TVMFFIObject*>(made);
+  return Value(any);
+}
+
+void OpHooks::set_weights(const Weights* weights, std::string quantization) {
+  weights_ = weights;
+  quantization_ = std::move(quantization);
+}
+
+void OpHooks::clear() {
+  if (calls_.is_filling())
+    calls_.clear();  // else what has been captured holds: it is compared with each evaluation
+  calls_.reserve(kEvaluationsAtOnce * std::max<std::size_t>(groups_hint_, 1024));
+}
+
+void OpHooks::begin(const EvaluationKey& key) noexcept {
+  if (recorder_ == nullptr)
+    return;
+  ring_ = recorder_->rings();
+  recorder_->graph_begin(calls_.begin(key));
+  node_ = kMachineNode;
+  outer_ = kNoCall;
+  begin_ticks_ = melt_ticks();
+  ring_->thread_begin = begin_ticks_;
+}
+
+void OpHooks::end(bool aborted) noexcept {
+  if (ring_ == nullptr)
+    return;
+  const std::uint64_t ticks = melt_ticks();
+  stamp(ticks, kMachineNode);
+  ring_->thread_end = ticks;
+  recorder_->set_topology(calls_.end());
+  recorder_->graph_end(1, begin_ticks_, ticks, aborted);
+  ring_ = nullptr;
+}
+
+void OpHooks::stamp(std::uint64_t ticks, std::uint32_t node) noexcept {
+  if (ring_->count == ring_->capacity) {
+    ++ring_->dropped;
+  } else {
+    ring_->stamps[ring_->count++] = {ticks, node, node};
+  }
+}
+
+int OpHooks::on_call(void* self, const TVMFFIAny* args, std::int32_t n_args, TVMFFIAny* result) {
+  Hook& hook = *static_cast<Hook*>(self);
+  OpHooks& hooks = *hook.owner;
+  if (hooks.cancel_ != nullptr && hooks.cancel_->load(std::memory_order_relaxed)) {
+    tvm().ffi.raise_error("RuntimeError", "cancelled");
+    return -1;
+  }
+  const int status =
+      hooks.ring_ != nullptr ? hooks.recorded(hook, args, n_args, result) : hook.call(hook.inner, args, n_args, result);
+  if (hook.role != StorageLog::Role::kNone && status == 0)
+    hooks.storage_.returned(hook.role, args, n_args, *result);
+  return status;
+}
+
+/// What this itself costs counts as the machine's: the clock is read last before the call and first after it.
+int OpHooks::recorded(Hook& hook, const TVMFFIAny* args, std::int32_t n_args, TVMFFIAny* result) noexcept {
+  const std::uint32_t node_around = node_, outer_around = outer_;
+  const std::uint32_t node = calls_.next(hook.info, outer_around, args, n_args);
+  if (hook.info.kind != FunctionKind::kBookkeeping)
+    outer_ = calls_.position();
+  node_ = node;
+  stamp(melt_ticks(), node_around);
+  const int status = hook.call(hook.inner, args, n_args, result);
+  const std::uint64_t end = melt_ticks();
+  stamp(end, node);
+  node_ = node_around;
+  outer_ = outer_around;
+  return status;
+}
+
+std::vector<OpDefinition> OpHooks::describe(std::uint32_t slot, const std::vector<NodeRange>&) const {
+  return define_ops(calls_, slot, weights_, quantization_);
+}
+
+}  // namespace melt::mlc

@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: Apache-2.0
+// Each kind of sensor on a tree laid out as the kernel's documents say, with the variants that drivers are known for.
+#include <doctest/doctest.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "counting_allocator.h"
+#include "fake_root.h"
+#include "melt/error.h"
+#include "melt/sensor.h"
+#include "sensors/catalog.h"
+#include "sensors/fault.h"
+#include "sensors/sysfs_file.h"
+
+namespace melt {
+namespace {
+
+/// Reads every source of a catalog: "site/kind" -> value.
+std::map<std::string, double> read_all(SensorCatalog& catalog) {
+  std::map<std::string, double> found;
+  for (const auto& source : catalog.sources()) {
+    std::vector<double> values(source->channels().size());
+    source->read(values.data());
+    for (std::size_t i = 0; i < values.size(); ++i)
+      found[source->channels()[i].site + "/" + source->channels()[i].kind] = values[i];
+  }
+  return found;
+}
+
+SensorCatalog found_by(void (*find)(SensorCatalog&)) {
+  SensorCatalog catalog;
+  find(catalog);
+  return catalog;
+}
+
+void write_rapl(const FakeRoot& root, const std::string& zone, const std::string& name, const std::string& energy) {
+  root.write("class/powercap/" + zone + "/name", name + "\n");
+  root.write("class/powercap/" + zone + "/energy_uj", energy + "\n");
+  root.write("class/powercap/" + zone + "/max_energy_range_uj", "262143328850\n");
+}
+
+TEST_CASE("numbers as drivers write them") {
+  CHECK(parse_number("1234\n") == 1234);
+  CHECK(parse_number("  -40000  \n") == -40000);
+  CHECK(parse_number("25.6\n") == doctest::Approx(25.6));
+  CHECK(parse_number("12%\n", '%') == 12);
+  for (const char* text :
+       {"", "\n", "-", ".", "12 34\n", "12%\n", "0x12", "<error>", "1e5", "nan", "inf", "123456789012345678901"}) {
+    CAPTURE(text);
+    CHECK(fault_of(parse_number(text)) == ReadingFault::kGarbage);
+  }
+}
+
+TEST_CASE("RAPL: packages and their parts, the counter across its wrap, a reset, and a range that is not there") {
+  const FakeRoot root;
+  write_rapl(root, "intel-rapl:0", "package-0", "262143000000");
+  write_rapl(root, "intel-rapl:0:0", "dram", "5000000");
+  write_rapl(root, "intel-rapl-mmio:0", "package-0", "1");
+  root.write("class/powercap/intel-rapl:1/name", "package-1\n");
+  root.write("class/powercap/intel-rapl:1/energy_uj", "5\n");
+  auto catalog = found_by(find_rapl);
+  CHECK(catalog.sources().size() == 2);
+  CHECK(catalog.absent().count("rapl/package-1") == 1);
+  auto values = read_all(catalog);
+  const double first = values.at("package-0/energy");
+  CHECK(first == doctest::Approx(262143.0));
+  CHECK(values.at("package-0-dram/energy") == doctest::Approx(5.0));
+  root.write("class/powercap/intel-rapl:0/energy_uj", "100000\n");  // wrapped: 0.328850 + 0.1 J later
+  std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  CHECK(read_all(catalog).at("package-0/energy") - first == doctest::Approx(0.42885));
+  root.write("class/powercap/intel-rapl:0/energy_uj", "50000\n");  // fell by 50 mJ: a wrap would be 262 kJ
+  CHECK(fault_of(read_all(catalog).at("package-0/energy")) == ReadingFault::kReset);
+  root.write("class/powercap/intel-rapl:0/energy_uj", "150000\n");
+  std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  CHECK(read_all(catalog).at("package-0/energy") - first == doctest::Approx(0.52885));
+  root.write("class/powercap/intel-rapl:0/energy_uj", "90000000000\n");  // 90 kJ within milliseconds
+  CHECK(fault_of(read_all(catalog).at("package-0/energy")) == ReadingFault::kImpossible);
+  root.write("class/powercap/intel-rapl:0/energy_uj", "junk\n");
+  CHECK(fault_of(read_all(catalog).at("package-0/energy")) == ReadingFault::kGarbage);
+  root.write("class/powercap/intel-rapl:0/energy_uj", "999143328850\n");  // beyond its own range
+  CHECK(fault_of(read_all(catalog).at("package-0/energy")) == ReadingFault::kImpossible);
+}
+
+TEST_CASE("a sensor that vanishes is noticed, and read again when it comes back") {
+  const FakeRoot root;
+  root.write("class/hwmon/hwmon0/name", "ina238\n");
+  root.write("class/hwmon/hwmon0/power1_input", "7500000\n");
+  auto catalog = found_by(find_hwmon);
+  CHECK(read_all(catalog).at("ina238/power") == doctest::Approx(7.5));
+  root.remove("class/hwmon/hwmon0/power1_input");
+  const auto faults_until = [&](ReadingFault wanted) {
+    for (int i = 0; i < 40; ++i) {
+      if (fault_of(read_all(catalog).at("ina238/power")) == wanted)
+        return true;
+    }
+    return false;
+  };
+  CHECK(faults_until(ReadingFault::kVanished));
+  CHECK(fault_of(read_all(catalog).at("ina238/power")) == ReadingFault::kVanished);
+  root.write("class/hwmon/hwmon0/power1_input", "8500000\n");
+  CHECK(faults_until(ReadingFault::kOk));
+  CHECK(read_all(catalog).at("ina238/power") == doctest::Approx(8.5));
+}
+
+TEST_CASE("a permission that is taken away while a file is open") {
+  if (geteuid() != 0)
+    return;  // the file below belongs to root
+  const FakeRoot root;
+  // A number, and the kernel checks at each read whether the reader may see it.
+  root.link("class/hwmon/hwmon0/power1_input", "/proc/1/timerslack_ns");
+  SysfsFile file("class/hwmon/hwmon0/power1_input");
+  if (!file.reason().empty())
+    return;  // a kernel without it
+  CHECK(file.read_number() > 0);
+  REQUIRE(seteuid(65534) == 0);
+  const double denied = file.read_number();
+  REQUIRE(seteuid(0) == 0);
+  CHECK(fault_of(denied) == ReadingFault::kDenied);
+  CHECK(file.read_number() > 0);  // and back again
+}
+
+TEST_CASE("a driver that answers with an error, and files that may not be opened") {
+  const FakeRoot root;
+  root.link("class/hwmon/hwmon0/power1_input", "/proc/self/mem");  // EIO at offset 0
+  root.write("class/hwmon/hwmon0/name", "ina238\n");
+  auto catalog = found_by(find_hwmon);
+  CHECK(catalog.sources().empty());
+  CHECK(catalog.absent().at("hwmon/ina238/power1").find("Input/output error") != std::string::npos);
+
+  write_rapl(root, "intel-rapl:0", "package-0", "1");
+  chmod((root.path() / "class/powercap/intel-rapl:0/energy_uj").c_str(), 0);
+  const bool is_root = geteuid() == 0;
+  if (is_root)
+    REQUIRE(seteuid(65534) == 0);
+  auto rapl = found_by(find_rapl);
+  if (is_root)
+    REQUIRE(seteuid(0) == 0);
+  CHECK(rapl.sources().empty());
+  CHECK(rapl.absent().at("rapl/package-0").find("Permission denied: for root only") != std::string::npos);
+}
+
+TEST_CASE("INA3221: rails by label, the board's input or their sum, rails that are not connected") {
+  const FakeRoot root;
+  const auto rail = [&](const std::string& n, const char* label, const char* millivolts, const char* milliamperes) {
+    root.write("class/hwmon/hwmon1/in" + n + "_label", label);
+    root.write("class/hwmon/hwmon1/in" + n + "_input", millivolts);
+    root.write("class/hwmon/hwmon1/curr" + n + "_input", milliamperes);
+  };
+  root.write("class/hwmon/hwmon1/name", "ina3221\n");
+  rail("1", "VDD_GPU_SOC\n", "843\n", "6170\n");
+  rail("2", "VDD_CPU_CV\n", "780\n", "3437\n");
+  rail("3", "NC\n", "0\n", "0\n");
+  root.write("class/hwmon/hwmon1/in7_label", "sum of shunt voltages\n");
+  auto catalog = found_by(find_ina3221);
+  auto values = read_all(catalog);
+  CHECK(values.size() == 3);
+  CHECK(values.at("vdd-gpu-soc/power") == doctest::Approx(5.20131));
+  CHECK(values.at("board/power") == doctest::Approx(5.20131 + 2.68086));
+  root.write("class/hwmon/hwmon1/curr2_input", "garbage\n");
+  values = read_all(catalog);
+  CHECK(fault_of(values.at("board/power")) == ReadingFault::kGarbage);  // a sum of what is left would be a lie
+  CHECK(values.at("vdd-gpu-soc/power") == doctest::Approx(5.20131));
+
+  rail("1", "VDD_IN\n", "5000\n", "1000\n");
+  rail("2", "VDD_CPU_GPU_CV\n", "5000\n", "400\n");
+  auto orin_nano = found_by(find_ina3221);
+  values = read_all(orin_nano);
+  CHECK(values.at("board/power") == doctest::Approx(5.0));
+  CHECK(values.at("vdd-cpu-gpu-cv/power") == doctest::Approx(2.0));
+  CHECK(values.size() == 2);
+
+  root.remove("class/hwmon");
+  root.write("bus/iio/devices/iio:device0/rail_name_0", "POM_5V_IN\n");  // JetPack 4
+  root.write("bus/iio/devices/iio:device0/in_voltage0_input", "5000\n");
+  root.write("bus/iio/devices/iio:device0/in_current0_input", "600\n");
+  auto nano = found_by(find_ina3221);
+  CHECK(read_all(nano).at("board/power") == doctest::Approx(3.0));
+}
+
+TEST_CASE("hwmon: power in uW, averages, labels, energy counters; a battery's own chip is left out") {
+  const FakeRoot root;
+  root.write("class/power_supply/BAT0/type", "Battery\n");
+  root.write("class/hwmon/hwmon0/name", "BAT0\n");
+  root.write("class/hwmon/hwmon0/power1_input", "1000000\n");
+  root.write("class/hwmon/hwmon1/name", "pmbus\n");
+  root.write("class/hwmon/hwmon1/power1_input", "123000000\n");
+  root.write("class/hwmon/hwmon1/power1_label", "pin\n");
+  root.write("class/hwmon/hwmon1/power2_average", "99000000\n");
+  root.write("class/hwmon/hwmon1/power2_cap", "200000000\n");
+  root.write("class/hwmon/hwmon2/name", "amd_energy\n");
+  root.write("class/hwmon/hwmon2/energy1_input", "7000000\n");
+  root.write("class/hwmon/hwmon3/name", "broken\n");
+  root.write("class/hwmon/hwmon3/power1_input", "99999999999999\n");
+  auto catalog = found_by(find_hwmon);
+  auto values = read_all(catalog);
+  CHECK(values.size() == 4);
+  CHECK(values.at("pmbus-pin/power") == doctest::Approx(123));
+  CHECK(values.at("pmbus/power") == doctest::Approx(99));
+  CHECK(values.at("amd-energy/energy") == doctest::Approx(7));
+  CHECK(fault_of(values.at("broken/power")) == ReadingFault::kImpossible);
+}
+
+struct BatteryCase {
+  const char* what;
+  const char* current;
+  const char* status;
+  const char* voltage;
+  double amperes;
+};
+
+TEST_CASE("batteries: unit and sign are probed, discharging is positive") {
+  const BatteryCase cases[] = {
+      {"kernel's rule", "-850000", "Discharging", "3900000", 0.85},
+      {"kernel's rule, charging", "1200000", "Charging", "3900000", -1.2},
+      {"positive while discharging", "850000", "Discharging", "3900000", 0.85},
+      {"negative while charging", "-1200000", "Charging", "3900000", -1.2},
+      {"mA", "-850", "Discharging", "3900000", 0.85},
+      {"mA and mV, no sign", "850", "Discharging", "3900", 0.85},
+      {"full, a trickle in uA", "-15000", "Full", "4400000", 0.015},
+      {"full, nothing at all", "0", "Full", "4400000", 0},
+  };
+  for (const BatteryCase& one : cases) {
+    CAPTURE(one.what);
+    const FakeRoot root;
+    const std::string folder = "class/power_supply/battery/";
+    root.write(folder + "type", "Battery\n");
+    root.write(folder + "current_now", std::string(one.current) + "\n");
+    root.write(folder + "voltage_now", std::string(one.voltage) + "\n");
+    root.write(folder + "status", std::string(one.status) + "\n");
+    auto catalog = found_by(find_power_supply);
+    auto values = read_all(catalog);
+    CHECK(values.at("battery/current") == doctest::Approx(one.amperes));
+    CHECK(values.at("battery/power") == doctest::Approx(one.amperes * (one.voltage[0] == '3' ? 3.9 : 4.4)));
+    CHECK(values.at("battery/charging") == (std::string(one.status) == "Discharging" ? 0.0 : 1.0));
+  }
+}
+
+TEST_CASE("a battery whose driver shows its sign later, and a charger that is plugged in meanwhile") {
+  const FakeRoot root;
+  const std::string folder = "class/power_supply/battery/";
+  root.write(folder + "type", "Battery\n");
+  root.write(folder + "current_now", "900000\n");
+  root.write(folder + "voltage_now", "4000000\n");
+  root.write(folder + "status", "Discharging\n");
+  root.write("class/power_supply/usb/type", "USB\n");
+  root.write("class/power_supply/usb/online", "0\n");
+  root.write(folder + "capacity", "81\n");
+  root.write(folder + "charge_counter", "3021000\n");
+  root.write(folder + "temp", "291\n");
+  auto catalog = found_by(find_power_supply);
+  auto values = read_all(catalog);
+  CHECK(values.at("battery/current") == doctest::Approx(0.9));
+  CHECK(values.at("battery/charging") == 0);
+  CHECK(values.at("battery/charge") == doctest::Approx(3.021));
+  CHECK(values.at("battery/charge_share") == doctest::Approx(0.81));
+  CHECK(values.at("battery/temperature") == doctest::Approx(29.1));
+  root.write(folder + "current_now", "-1500000\n");  // the status lags behind
+  root.write("class/power_supply/usb/online", "1\n");
+  values = read_all(catalog);
+  CHECK(values.at("battery/current") == doctest::Approx(-1.5));
+  CHECK(values.at("battery/charging") == 1);
+  root.write(folder + "current_now", "90000000\n");  // 90 A
+  values = read_all(catalog);
+  CHECK(fault_of(values.at("battery/current")) == ReadingFault::kImpossible);
+  CHECK(fault_of(values.at("battery/power")) == ReadingFault::kImpossible);
+}
+
+TEST_CASE("a laptop's battery with power only; a mouse's battery is none; a slot without one") {
+  const FakeRoot root;
+  root.write("class/power_supply/BAT0/type", "Battery\n");
+  root.write("class/power_supply/BAT0/power_now", "12500000\n");
+  root.write("class/power_supply/BAT0/status", "Discharging\n");
+  root.write("class/power_supply/BAT1/type", "Battery\n");
+  root.write("class/power_supply/BAT1/present", "0\n");
+  root.write("class/power_supply/hidpp/type", "Battery\n");
+  root.write("class/power_supply/hidpp/scope", "Device\n");
+  auto catalog = found_by(find_power_supply);
+  auto values = read_all(catalog);
+  CHECK(values.size() == 2);
+  CHECK(values.at("battery/power") == doctest::Approx(12.5));
+  root.write("class/power_supply/BAT0/status", "Charging\n");
+  CHECK(read_all(catalog).at("battery/power") == doctest::Approx(-12.5));
+}
+
+TEST_CASE("ODPM: totals of each rail, a set that is not new, lines that are none") {
+  const FakeRoot root;
+  const std::string folder = "bus/iio/devices/iio:device0/";
+  root.write(folder + "name", "s2mpg10-odpm\n");
+  root.write(folder + "sampling_rate", "125.000000\n");
+  root.write(folder + "energy_value",
+             "t=358356\nCH0(T=358356)[S10M_VDD_TPU], 2500000\nCH1(T=358356)[S2M_VDD_CPUCL2], 86465323\n");
+  auto catalog = found_by(find_odpm);
+  auto values = read_all(catalog);
+  CHECK(values.at("s10m-vdd-tpu/energy") == doctest::Approx(2.5));
+  CHECK(values.at("s2m-vdd-cpucl2/energy") == doctest::Approx(86.465323));
+  CHECK(fault_of(read_all(catalog).at("s10m-vdd-tpu/energy")) == ReadingFault::kNotNew);
+  root.write(folder + "energy_value", "t=358400\nCH0(T=358400)[S10M_VDD_TPU], oops\nCH1(T=3\n");
+  values = read_all(catalog);
+  CHECK(fault_of(values.at("s10m-vdd-tpu/energy")) == ReadingFault::kGarbage);
+  CHECK(fault_of(values.at("s2m-vdd-cpucl2/energy")) == ReadingFault::kGarbage);
+  root.write(folder + "energy_value", "\n");
+  CHECK(fault_of(read_all(catalog).at("s10m-vdd-tpu/energy")) == ReadingFault::kGarbage);
+}
+
+TEST_CASE("thermal zones: thousandths, plain degrees, and what broken ones read") {
+  const FakeRoot root;
+  const char* temps[] = {"41500", "38", "-40000", "0", "150000", "-274000", "hot"};
+  for (int i = 0; i < 7; ++i) {
+    const std::string folder = "class/thermal/thermal_zone" + std::to_string(i);
+    root.write(folder + "/type", "zone-" + std::to_string(i) + "\n");
+    root.write(folder + "/temp", std::string(temps[i]) + "\n");
+  }
+  root.write("class/thermal/thermal_zone7/type", "zone-0\n");  // drivers repeat themselves
+  root.write("class/thermal/thermal_zone7/temp", "52000\n");
+  root.write("class/thermal/cooling_device0/type", "cpufreq-cpu0\n");
+  root.write("class/thermal/cooling_device0/cur_state", "3\n");
+  root.write("class/thermal/cooling_device0/max_state", "10\n");
+  auto catalog = found_by(find_thermal);
+  auto values = read_all(catalog);
+  CHECK(values.size() == 3);
+  CHECK(values.at("zone-0/temperature") == doctest::Approx(41.5));
+  CHECK(values.at("zone-1/temperature") == doctest::Approx(38));
+  CHECK(values.at("zone-0-thermal_zone7/temperature") == doctest::Approx(52));
+  CHECK(catalog.absent().size() == 5);
+  CHECK(catalog.absent().at("thermal/zone-2").find("\"-40000\"") != std::string::npos);
+  root.write("class/thermal/thermal_zone0/temp", "-40000\n");
+  CHECK(fault_of(read_all(catalog).at("zone-0/temperature")) == ReadingFault::kImpossible);
+  auto cooling = found_by(find_cooling);
+  CHECK(read_all(cooling).at("cpufreq-cpu0/throttle") == 3);
+}
+
+TEST_CASE("clocks and loads: cpufreq, Adreno, Mali, Tegra") {
+  const FakeRoot root;
+  root.write("devices/system/cpu/cpufreq/policy0/scaling_cur_freq", "1800000\n");
+  root.write("devices/system/cpu/cpufreq/policy0/related_cpus", "0 1 2 3\n");
+  root.write("devices/system/cpu/cpufreq/policy10/scaling_cur_freq", "0\n");
+  auto cpu = found_by(find_cpufreq);
+  CHECK(read_all(cpu).at("cpu-policy0/frequency") == doctest::Approx(1.8e9));
+  CHECK(fault_of(read_all(cpu).at("cpu-policy10/frequency")) == ReadingFault::kImpossible);
+
+  root.write("class/kgsl/kgsl-3d0/gpubusy", "  250000 1000000\n");
+  root.write("class/kgsl/kgsl-3d0/gpuclk", "587000000\n");
+  auto adreno = found_by(find_adreno);
+  CHECK(read_all(adreno).at("gpu/load") == doctest::Approx(0.25));
+  CHECK(read_all(adreno).at("gpu/frequency") == doctest::Approx(587e6));
+  root.write("class/kgsl/kgsl-3d0/gpubusy", "      0       0\n");
+  CHECK(read_all(adreno).at("gpu/load") == 0);
+  root.write("class/kgsl/kgsl-3d0/gpubusy", "20 10\n");
+  CHECK(fault_of(read_all(adreno).at("gpu/load")) == ReadingFault::kImpossible);
+  root.write("class/kgsl/kgsl-3d0/gpubusy", "20\n");
+  CHECK(fault_of(read_all(adreno).at("gpu/load")) == ReadingFault::kGarbage);
+
+  root.write("kernel/gpu/gpu_busy", "12%\n");
+  root.write("class/devfreq/1c500000.mali/cur_freq", "848000000\n");
+  auto mali = found_by(find_mali);
+  CHECK(read_all(mali).at("gpu/load") == doctest::Approx(0.12));
+  CHECK(read_all(mali).at("gpu/frequency") == doctest::Approx(848e6));
+
+  root.write("devices/platform/bus@0/17000000.gpu/load", "512\n");
+  auto tegra = found_by(find_tegra_gpu);
+  CHECK(read_all(tegra).at("gpu/load") == doctest::Approx(0.512));
+}
+
+TEST_CASE("NVML is looked for at run time; where it is not, the reason is the loader's") {
+  setenv("MELT_NVML_LIBRARY", "/no/such/libnvidia-ml.so.1", 1);
+  CHECK(found_by(find_nvml).absent().at("nvml").find("/no/such/libnvidia-ml.so.1") != std::string::npos);
+  setenv("MELT_NVML_LIBRARY", "libc.so.6", 1);
+  CHECK(found_by(find_nvml).absent().at("nvml").find("a function is missing") != std::string::npos);
+  unsetenv("MELT_NVML_LIBRARY");
+}
+
+TEST_CASE("an empty machine: every kind is absent with a reason, and auto takes nothing") {
+  const FakeRoot root;
+  setenv("MELT_NVML_LIBRARY", "/no/such/library", 1);
+  const std::vector<SensorStatus> sensors = list_sensors();
+  CHECK(sensors.size() == sensor_names().size());
+  for (const SensorStatus& sensor : sensors) {
+    CAPTURE(sensor.name);
+    CHECK(sensor.channels.empty());
+    REQUIRE(sensor.absent.count(sensor.name) == 1);
+    CHECK(!sensor.absent.at(sensor.name).empty());
+  }
+  CHECK(find_sensors({{"auto"}, 100.0}).sources().empty());
+  CHECK(sensors_json().find("\"present\": false") != std::string::npos);
+  unsetenv("MELT_NVML_LIBRARY");
+}
+
+TEST_CASE("what is asked for by name has to be there") {
+  const FakeRoot root;
+  CHECK_THROWS_AS(find_sensors({{"rapl"}, 100.0}), Error);
+  CHECK_THROWS_AS(find_sensors({{"wattmeter"}, 100.0}), Error);
+  CHECK_THROWS_AS(find_sensors({{"auto"}, 0.0}), Error);
+  CHECK_THROWS_AS(find_sensors({{"auto"}, std::nan("")}), Error);
+  CHECK_THROWS_AS(find_sensors({{"auto"}, 1e6}), Error);
+  write_rapl(root, "intel-rapl:0", "package-0", "1");
+  CHECK(find_sensors({{"rapl"}, 100.0}).sources().size() == 1);
+}
+
+TEST_CASE("reading allocates nothing, whatever is wrong with the files") {
+  const FakeRoot root;
+  write_rapl(root, "intel-rapl:0", "package-0", "1000");
+  root.write("class/hwmon/hwmon1/name", "ina3221\n");
+  root.write("class/hwmon/hwmon1/in1_label", "VDD_IN\n");
+  root.write("class/hwmon/hwmon1/in1_input", "5000\n");
+  root.write("class/hwmon/hwmon1/curr1_input", "1000\n");
+  root.write("class/power_supply/battery/type", "Battery\n");
+  root.write("class/power_supply/battery/current_now", "-850000\n");
+  root.write("class/power_supply/battery/voltage_now", "3900000\n");
+  root.write("class/power_supply/battery/status", "Discharging\n");
+  root.write("class/thermal/thermal_zone0/type", "cpu\n");
+  root.write("class/thermal/thermal_zone0/temp", "41500\n");
+  SensorCatalog catalog = find_sensors({{"auto"}, 100.0});
+  CHECK(catalog.sources().size() >= 4);
+  std::vector<double> values(64);
+  root.remove("class/hwmon/hwmon1/curr1_input");
+  root.write("class/thermal/thermal_zone0/temp", "hot\n");
+  const std::size_t n_before = allocated().count;
+  for (int i = 0; i < 100; ++i) {
+    for (const auto& source : catalog.sources())
+      source->read(values.data());
+  }
+  CHECK(allocated().count == n_before);
+}
+
+}  // namespace
+}  // namespace melt

@@ -1,0 +1,158 @@
+"""Finds the agent's program for a device among what was built, and brings it and models there, once.
+
+    sha256 of the file -> WORK/agents/melt-agent-<hash>, WORK/models/<hash>-<name>
+
+A name that holds the content's hash is never another content's: what is there is not sent again, and another version
+gets another name. The transport gives a file its name only after its hash was checked on the device.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeAlias
+
+from melt_core.devices.retry import Patience, retried
+from melt_core.devices.state_dir import sha256_of
+from melt_core.errors import DeviceError, InvalidArgumentError
+from melt_core.models.pypi import cache_dir
+from melt_core.transports import RemotePath, Transport
+
+AGENTS = RemotePath.of("agents")
+MODELS = RemotePath.of("models")
+_HASH_DIGITS = 16
+TRANSFER_PATIENCE = Patience(attempts=6, total_s=300.0, first_wait_s=0.5, longest_wait_s=15.0)
+
+#: Returns the size of a file on the device, None if it is not there.
+SizeThere: TypeAlias = Callable[[RemotePath], "int | None"]
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What a program must be built for: ``linux`` or ``android``, and the machine as uname names it."""
+
+    system: str
+    machine: str
+
+    def __str__(self) -> str:
+        return f"{self.system}-{self.machine}"
+
+    @property
+    def presets(self) -> tuple[str, ...]:
+        """The presets whose agent runs here, the fastest first."""
+        if self.machine in ("aarch64", "arm64"):
+            return ("android-arm64", "android-static") if self.system == "android" else ("jetson", "linux-arm64")
+        return ("host",) if self.machine == os.uname().machine else ()
+
+
+@dataclass(frozen=True)
+class AgentFile:
+    """An agent's program on this host."""
+
+    preset: str
+    path: Path
+
+
+def agent_files(platform: Platform) -> list[AgentFile]:
+    """Returns the agents on this host that can run on a platform, the fastest first.
+
+    ``MELT_AGENT`` names one and only one. Otherwise: what ``make cross`` left, in the cache or in a source tree, and
+    this machine's own agent for devices of its kind.
+
+    Raises:
+        DeviceError: There is none; the message says how to build it.
+    """
+    chosen = os.environ.get("MELT_AGENT")
+    if chosen:
+        if not Path(chosen).is_file():
+            raise DeviceError(f"MELT_AGENT names {chosen}, which is no file: build it, or unset MELT_AGENT")
+        return [AgentFile("MELT_AGENT", Path(chosen))]
+    presets = platform.presets
+    if platform.system == "linux" and platform.machine == os.uname().machine and "host" not in presets:
+        presets = ("host", *presets)
+    found = [AgentFile(preset, path) for preset in presets for path in _places(preset) if path.is_file()]
+    if not found:
+        how = f"`make cross PRESET={presets[-1]}`" if presets and presets[-1] != "host" else "`make setup`"
+        where = f"for {platform}: build one with {how}" if presets else f"for {platform}, and no preset builds one"
+        raise DeviceError(f"there is no melt-agent {where}, or name one with MELT_AGENT")
+    return found
+
+
+def _places(preset: str) -> list[Path]:
+    version = package_version()
+    places = [cache_dir() / "agents" / version / preset / "melt-agent"]
+    source = Path(__file__).parents[3]
+    if (source / "CMakeLists.txt").is_file():
+        places.insert(0, source / "build/cross" / preset / "melt-agent")
+    if preset == "host":
+        spec = find_spec("melt_core._core")
+        if spec is not None and spec.origin:
+            places.insert(0, Path(spec.origin).parent / "agents/host/melt-agent")
+    return places
+
+
+def package_version() -> str:
+    """Returns this package's version, which the agent's must equal."""
+    version = getattr(import_module("melt_core"), "__version__", None)
+    return version if isinstance(version, str) else metadata.version("melt_core")
+
+
+def deploy_agent(transport: Transport, agent: AgentFile) -> RemotePath:
+    """Returns where the agent lies on the device, having sent it if it was not there."""
+    digest = sha256_of(agent.path)
+    return _deployed(transport, agent.path, AGENTS / f"melt-agent-{digest[:_HASH_DIGITS]}", executable=True)
+
+
+def deploy_model(
+    transport: Transport,
+    model: Path,
+    *,
+    size_there: SizeThere | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> tuple[RemotePath, str]:
+    """Returns where the model lies on the device, and its SHA-256, having sent it if it was not there.
+
+    Args:
+        transport: The way there.
+        model: A file of this host.
+        size_there: How to ask for a file's size there; by default the transport is asked.
+        on_progress: Told how much of it is sent, 0..1.
+    """
+    if model.is_dir():
+        raise InvalidArgumentError(f"{model} is a folder: a model of several files (MLC) cannot be sent to a device")
+    digest = sha256_of(model)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", model.name)[-120:]
+    target = MODELS / f"{digest[:_HASH_DIGITS]}-{name}"
+    return _deployed(transport, model, target, size_there=size_there, on_progress=on_progress), digest
+
+
+def _deployed(
+    transport: Transport,
+    source: Path,
+    target: RemotePath,
+    *,
+    executable: bool = False,
+    size_there: SizeThere | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> RemotePath:
+    def listed_size(path: RemotePath) -> int | None:
+        sizes = {entry.path: entry.size_bytes for entry in transport.list(path.parent) if entry.kind == "file"}
+        return sizes.get(path)
+
+    def deploy() -> None:
+        if (size_there or listed_size)(target) == source.stat().st_size:
+            return
+        transport.push(
+            source,
+            target,
+            executable=executable,
+            on_progress=None if on_progress is None else lambda done, total: on_progress(done / max(total, 1)),
+        )
+
+    retried(f"send {source.name} to {transport.uri}", deploy, patience=TRANSFER_PATIENCE)
+    return target

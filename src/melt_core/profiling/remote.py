@@ -1,0 +1,255 @@
+"""Models and profiles on another device, behind the same two words as here: `melt.load` and `melt.profile`.
+
+    melt.load(MODEL, device=phone)  ->  the agent and the model are brought there, once
+    melt.profile(llm).run(...)      ->  the agent loads, runs and unloads there; the trace comes back
+
+The agent loads anew for each run, in a process of its own, so a profile on a device holds one run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from melt_core.devices import Device, GateLimits, Measurement, connect
+from melt_core.errors import InvalidArgumentError
+from melt_core.models import resolve
+from melt_core.profiling.isolated import ProfileResult
+from melt_core.profiling.profiler import DEFAULT_LOG_BYTES, DEFAULT_SENSOR_HZ, Completion, Profiler, level_mask
+from melt_core.profiling.request import ProfileRequest
+from melt_core.runtime.session import LLM, ModelInfo
+from melt_core.runtime.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class RemoteOptions:
+    """How a model is to be loaded there; see `melt.load`."""
+
+    n_ctx: int = 2048
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    n_threads: int | None = None
+    use_mmap: bool = True
+    check_tensors: bool = False
+    repack: bool = True
+    kv_type: str = "f16"
+
+
+class RemoteLLM(LLM):
+    """A model on another device. Made by `melt.load` with `device`; each run loads it there."""
+
+    def __init__(self, device: Device, path: str, runtime: str, options: RemoteOptions, *, owns_device: bool) -> None:
+        """Use `melt.load`."""
+        self.device = device
+        self.path = path
+        self.runtime = runtime
+        self.options = options
+        self._owns_device = owns_device
+        self._tokenizer: Tokenizer | None = None
+
+    @property
+    def info(self) -> ModelInfo:
+        """What a session has loaded is in the trace: nothing is loaded between runs. Raises InvalidArgumentError."""
+        raise InvalidArgumentError(
+            f"{self.path} is on {self.device.uri}: the trace's metadata says what was loaded there"
+        )
+
+    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Returns the token ids of a text, by the same model file on this host."""
+        return self._words().encode(text, add_special=add_special, parse_special=parse_special)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of token ids, by the same model file on this host."""
+        return self._words().decode(ids)
+
+    def format_chat(self, messages: Sequence[tuple[str, str]]) -> str:
+        """Not on this side of the device: give `melt profile --chat`. Raises InvalidArgumentError."""
+        raise InvalidArgumentError("the chat format is applied on the device: use `melt profile --chat --device`")
+
+    def cancel(self) -> None:
+        """Ctrl-C ends a run on a device. Raises InvalidArgumentError."""
+        raise InvalidArgumentError("a run on a device is ended with Ctrl-C")
+
+    def close(self) -> None:
+        """Ends the connection, if `melt.load` made it. Calling it twice is harmless."""
+        if self._owns_device:
+            self.device.close()
+
+    def _words(self) -> Tokenizer:
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.path, runtime=self.runtime)
+        return self._tokenizer
+
+
+class RemoteProfiler(Profiler):
+    """Records one run on another device. Made by `melt.profile`."""
+
+    def __init__(
+        self,
+        llm: RemoteLLM,
+        *,
+        levels: Sequence[str],
+        output: str | PathLike[str] | None,
+        metadata: Mapping[str, Any] | None,
+        log_bytes: int = DEFAULT_LOG_BYTES,
+        sensors: str | Sequence[str] = "auto",
+        sensor_hz: float = DEFAULT_SENSOR_HZ,
+        limits: GateLimits | None = None,
+    ) -> None:
+        """Use `melt.profile`."""
+        level_mask(levels)
+        self._sensors = (sensors,) if isinstance(sensors, str) else tuple(sensors)
+        self._sensor_hz = sensor_hz
+        self._llm = llm
+        self._levels = (levels,) if isinstance(levels, str) else tuple(levels)
+        self._metadata = dict(metadata or {})
+        self._log_bytes = log_bytes
+        self._limits = limits or GateLimits()
+        self._folder = None
+        if output is None:
+            self._folder = tempfile.mkdtemp(prefix="melt-")
+            output = Path(self._folder) / "trace.melt"
+        self._path = fspath(output)
+        self._trace = None
+
+    def run(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        seed: int = 0,
+        ignore_eos: bool = False,
+        forced_ids: Sequence[int] = (),
+        keep_logits: bool = False,
+        repeats: int = 1,
+        warmup: int = 1,
+        overhead_budget_s: float = 1.0,
+        on_repetition: Callable[[int, int], None] | None = None,
+    ) -> Completion:
+        """Runs on the device; see `Profiler.run`. A profile on a device holds one run.
+
+        Raises:
+            InvalidArgumentError: It has run already, or an argument is out of range.
+            DeviceError: The device refuses; TransientDeviceError: it is out of reach.
+            MeltError: What went wrong there, with its kind.
+        """
+        if self._trace is not None:
+            raise InvalidArgumentError("this profile has its run: on a device, use a `with melt.profile(...)` for each")
+        request = ProfileRequest(
+            model=self._llm.path,
+            output=self._path,
+            runtime=self._llm.runtime,
+            prompt=prompt if isinstance(prompt, str) else None,
+            prompt_ids=None if isinstance(prompt, str) else tuple(int(one) for one in prompt),
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            ignore_eos=ignore_eos,
+            forced_ids=tuple(forced_ids),
+            keep_logits=keep_logits,
+            repeats=repeats,
+            warmup=warmup,
+            levels=self._levels,
+            overhead_budget_s=overhead_budget_s,
+            log_bytes=self._log_bytes,
+            sensors=self._sensors,
+            sensor_hz=self._sensor_hz,
+            **asdict(self._llm.options),
+        )
+
+        def tell(event: dict[str, Any]) -> None:
+            if on_repetition is not None and event["event"] == "repetition":
+                on_repetition(event["done"], event["total"])
+
+        result = profile_on_device(
+            request, self._llm.device, limits=self._limits, metadata=self._metadata, on_event=tell
+        )
+        self._trace = result.trace
+        return Completion(result.output_ids, result.output_text, result.prompt_token_ids)
+
+    def finish(self) -> None:
+        """Does nothing: the trace is complete when the run is."""
+
+    def __exit__(self, *_: object) -> None:
+        """Removes the temporary file's name; the trace keeps its mapped bytes."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+@dataclass(frozen=True)
+class DeviceResult(ProfileResult):
+    """What a run on a device gave."""
+
+    output_ids: tuple[int, ...] = ()
+
+
+def profile_on_device(
+    request: ProfileRequest,
+    device: Device | str,
+    *,
+    limits: GateLimits | None = None,
+    telemetry_s: float = 1.0,
+    metadata: Mapping[str, Any] | None = None,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+) -> DeviceResult:
+    """Measures a model on a device; the trace is at ``request.output``, as `profile_in_child` leaves it.
+
+    Args:
+        request: What to do; ``request.model`` is a file of this host.
+        device: A device, or its name.
+        limits: The gates; see docs/devices.md.
+        telemetry_s: How often the device's sensors are asked while it runs; 0: not at all.
+        metadata: Of your own, for the trace.
+        on_event: Told of the progress: push, gate, load, repetition, resume.
+
+    Raises:
+        DeviceBusyError: Another host has the device; the message names it.
+        TransientDeviceError: The device is out of reach; a run that was started goes on there.
+        MeltError: Whatever went wrong, with its class.
+        KeyboardInterrupt: After Ctrl-C, once the run has ended there and its trace is here.
+    """
+    fields = {name: value for name, value in asdict(request).items() if name not in ("model", "output")}
+    measurement = Measurement(
+        request={name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()
+                 if value is not None},
+        limits=limits or GateLimits(),
+        telemetry_s=telemetry_s,
+        metadata=metadata,
+    )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        at = stack.enter_context(connect(device)) if isinstance(device, str) else device
+        outcome = at.measure(request.model, measurement, output=request.output, on_event=on_event)
+    return DeviceResult(outcome.trace, outcome.output_text, outcome.prompt_ids, outcome.output_ids)
+
+
+def load_remote(
+    model: str,
+    device: Device | str,
+    *,
+    runtime: str,
+    options: RemoteOptions,
+    on_progress: Callable[[float], None] | None,
+) -> RemoteLLM:
+    """Brings the agent and the model to a device. Raises: as `profile_on_device` does."""
+    path = model if runtime == "synthetic" else fspath(resolve(model))
+    owns = isinstance(device, str)
+    at = connect(device) if isinstance(device, str) else device
+    try:
+        at.bring(path, runtime=runtime, on_progress=on_progress)
+    except BaseException:
+        if owns:
+            at.close()
+        raise
+    return RemoteLLM(at, path, runtime, options, owns_device=owns)

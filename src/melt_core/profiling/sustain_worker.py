@@ -1,0 +1,97 @@
+"""The child process of `sustain`: loads once, runs prompts back to back into one trace, and looks at the sensors.
+
+In: a JSON line with the request and the seconds to run. Out: ``{"event": "load"}``, ``{"event": "prompt", ...}`` and at
+the end ``{"event": "done", "stopped_by": why}`` or ``{"event": "error", ...}``, as `worker` does.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+from melt_core.errors import InvalidArgumentError
+from melt_core.profiling.profiler import profile
+from melt_core.profiling.sustain import SustainRequest, stop_reason
+from melt_core.profiling.worker import load_model, model_file_metadata, prompt_of, serve
+from melt_core.runtime.machine import sensors
+from melt_core.trace.tail import TraceTail
+
+
+def execute(line: str, send: Any) -> dict[str, Any]:
+    """Runs for the seconds asked, or until a sensor says stop; returns why it ended."""
+    asked = json.loads(line)
+    request = SustainRequest.from_json(asked["request"])
+    _check_sensors(request)
+    wanted = request.profile
+    with load_model(wanted, send) as llm:
+        prompt = prompt_of(wanted, llm)
+        recording = profile(
+            llm,
+            levels=wanted.levels,
+            output=wanted.output,
+            metadata={"model_file": model_file_metadata(wanted), "sustain": {"minutes": request.minutes}},
+            log_bytes=wanted.log_bytes,
+            sensors=wanted.sensors,
+            sensor_hz=wanted.sensor_hz,
+        )
+        try:
+            if wanted.idle_s:
+                recording.sample_idle(wanted.idle_s)
+            ended = _prompts(request, recording, prompt, asked, send)
+            if wanted.idle_s and ended == "time":
+                recording.sample_idle(wanted.idle_s)
+        finally:
+            llm.close()
+            recording.finish()
+    return {"stopped_by": ended}
+
+
+def _prompts(request: SustainRequest, recording: Any, prompt: Any, asked: dict[str, Any], send: Any) -> str:
+    wanted = request.profile
+    tail = TraceTail(wanted.output)
+    begin = time.monotonic()
+    while True:
+        recording.run(
+            prompt,
+            max_tokens=wanted.max_tokens,
+            temperature=wanted.temperature,
+            top_k=wanted.top_k,
+            top_p=wanted.top_p,
+            seed=wanted.seed,
+            ignore_eos=wanted.ignore_eos or wanted.prompt_tokens is not None,
+            repeats=1,
+            warmup=0,
+            overhead_budget_s=0.0,
+        )
+        seconds = time.monotonic() - begin
+        total = asked["done_s"] + asked["seconds"]
+        send("prompt", seconds=asked["done_s"] + seconds, of=total)
+        reason = stop_reason(request, tail.latest())
+        if reason is not None:
+            return reason
+        if seconds >= asked["seconds"]:
+            return "time"
+
+
+def _check_sensors(request: SustainRequest) -> None:
+    """Fails before the model is loaded where a stop asks for what no sensor reads."""
+    wanted = []
+    if request.stop_temperature_c is not None:
+        wanted.append(("temperature", request.stop_site))
+    if request.stop_charge_ratio is not None:
+        wanted.append(("charge_share", None))
+    if not wanted:
+        return
+    found = [tuple(channel.split("/")[:2]) for status in sensors() for channel in status.channels]
+    for kind, site in wanted:
+        sites = [at for at, what in found if what == kind]
+        if not sites:
+            raise InvalidArgumentError(f"a stop by {kind}, and no sensor of it is here: `melt doctor` says why")
+        if site is not None and site not in sites:
+            raise InvalidArgumentError(f"a stop by the {kind} of {site!r}: there are {', '.join(sites)}")
+
+
+if __name__ == "__main__":
+    sys.exit(serve(execute))

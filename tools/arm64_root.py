@@ -1,0 +1,130 @@
+"""Makes a folder with an arm64 Linux userland for emulation: C library, Python with headers, NumPy, psutil.
+
+    python tools/arm64_root.py [--if-made]    makes it in the cache if it is not there, prints its path
+
+Data path: Debian's archive -> apt (lists of its own, so that nothing of this system changes) -> dpkg -x -> the folder;
+PyPI -> pip (wheels for aarch64) -> its site-packages. Needs Debian or Ubuntu with apt-get and dpkg; no root.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from third_party import ThirdPartyError, locked, pypi, say
+
+PACKAGES = ("libc6", "libpython3-dev", "libstdc++6", "python3")
+WHEELS = ("numpy", "psutil")
+VERSION = 1  # of what this file makes
+
+
+def made_root() -> Path:
+    """Returns where the folder is, or would be."""
+    path: Path = pypi.cache_dir() / "arm64" / f"root-{VERSION}"
+    return path
+
+
+def arm64_root() -> Path:
+    """Returns the folder, made if it is not there.
+
+    Raises:
+        ThirdPartyError: A tool is missing, or the archive cannot be reached.
+    """
+    root = made_root()
+    if root.is_dir():
+        return root
+    missing = [tool for tool in ("apt-get", "dpkg") if shutil.which(tool) is None]
+    if missing:
+        raise ThirdPartyError(f"no {' and no '.join(missing)} here: an arm64 userland is made from Debian's packages")
+    with locked(root):
+        if not root.is_dir():
+            say("fetching an arm64 userland")
+            with tempfile.TemporaryDirectory(dir=root.parent, prefix=".root-") as scratch:
+                unpacked = Path(scratch, "root")
+                _unpack_packages(Path(scratch), unpacked)
+                _install_wheels(unpacked)
+                unpacked.replace(root)  # whole or absent, never half
+    return root
+
+
+def python_of(root: Path) -> Path:
+    """Returns the folder's Python, such as ``ROOT/usr/bin/python3.11``."""
+    return (root / "usr/bin/python3").resolve()
+
+
+def python_version(root: Path) -> str:
+    """Returns such as ``3.11``."""
+    return python_of(root).name.removeprefix("python")
+
+
+def site_packages(root: Path) -> Path:
+    """Returns the folder with NumPy and psutil for that Python."""
+    return root / "site-packages"
+
+
+def _unpack_packages(scratch: Path, root: Path) -> None:
+    for folder in ("lists/partial", "cache/archives/partial"):
+        (scratch / folder).mkdir(parents=True)
+    (scratch / "status").touch()
+    # Lists, cache and status of its own: this system's packages and architectures stay as they are.
+    options = {
+        "APT::Architecture": "arm64",
+        "APT::Architectures": "arm64",
+        "Dir::State::Lists": f"{scratch}/lists",
+        "Dir::State::status": f"{scratch}/status",
+        "Dir::Cache": f"{scratch}/cache",
+        "APT::Sandbox::User": "root",
+        "Acquire::Languages": "none",
+    }
+    apt = ["apt-get", "-qq", *(f"-o{name}={value}" for name, value in options.items())]
+    _run([*apt, "update"])
+    _run([*apt, "-y", "--no-install-recommends", "--download-only", "install", *PACKAGES])
+    root.mkdir()
+    for package in sorted((scratch / "cache/archives").glob("*.deb")):
+        _run(["dpkg", "-x", str(package), str(root)])
+    _make_links_relative(root)
+
+
+def _make_links_relative(root: Path) -> None:
+    """Lets absolute links of the packages point into the folder, as they would after chroot."""
+    for path in root.rglob("*"):
+        if path.is_symlink() and path.readlink().is_absolute():
+            target = root / path.readlink().relative_to("/")
+            path.unlink()
+            path.symlink_to(os.path.relpath(target, path.parent))
+
+
+def _install_wheels(root: Path) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--target", str(site_packages(root)), "--only-binary", ":all:", "--implementation", "cp"]
+    command += ["--python-version", python_version(root)]
+    for tag in ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"):
+        command += ["--platform", tag]
+    _run([*command, *WHEELS])
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        tail = "\n".join(done.stderr.strip().splitlines()[-5:])
+        raise ThirdPartyError(f"`{' '.join(command[:2])} ...` failed with exit code {done.returncode}:\n{tail}")
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the folder's path; with --if-made, fails where it would have to be made."""
+    if arguments == ["--if-made"] and not made_root().is_dir():
+        print("arm64_root: no arm64 userland here: run `python tools/arm64_root.py`", file=sys.stderr)
+        return 1
+    print(arm64_root())
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ThirdPartyError as error:
+        sys.exit(f"arm64_root: {error}")
