@@ -111,10 +111,12 @@ MemoryAccount::MemoryAccount(const AllocationLog& log, std::string model_path, c
     for (const char* name : kCategoryNames)
       missing_[std::string("buffers/") + name + "/resident"] = reason;
   }
+  if (std::isnan(before_.totals.heap_bytes))
+    missing_["heap/resident"] = "this C library has no mallinfo2()";
+  if (std::isnan(before_.totals.rss_file_bytes))
+    missing_["program/resident"] = procfs_root() + "/self/statm cannot be read";
   if (!before_.pages.missing.empty())
     missing_["heap/resident"] = missing_["program/resident"] = before_.pages.missing;
-  else if (std::isnan(before_.totals.heap_bytes))
-    missing_["heap/resident"] = "this C library has no mallinfo2()";
   reset_peak();
 }
 
