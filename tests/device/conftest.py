@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,7 +136,7 @@ def device(transport: Transport, state: Path) -> Iterator[Device]:
         try:
             agent_files(made.info().platform)
         except DeviceError as error:
-            if os.environ.get("MELT_REQUIRE_ARM64"):
+            if os.environ.get("CI") == "true":
                 raise
             pytest.skip(str(error))
         yield made
