@@ -42,7 +42,8 @@ def main() -> int:
     command = [str(program), str(args.threads), str(args.seconds)]
     results = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     anyway = np.mean([trimmed_mean(results[name]["lost_us_per_s"]) for name in CONTROLS])
-    print(f"{args.threads} threads, {len(results[OURS]['lost_us_per_s'])} blocks each; {anyway / 1e4:.2f} % lost anyway")
+    n_blocks = len(results[OURS]["lost_us_per_s"])
+    print(f"{args.threads} threads, {n_blocks} blocks each; {anyway / 1e4:.2f} % lost anyway")
     print(f"{'variant':<26}{'lost to it':>11}{'late, p50':>11}{'p95':>9}")
     costs = {}
     for name, result in results.items():

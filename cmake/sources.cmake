@@ -60,6 +60,7 @@ set(MELT_CORE_SOURCES
   cpp/src/sensors/tegra_gpu.cpp
   cpp/src/sensors/thermal.cpp
   cpp/src/sha256.cpp
+  cpp/src/token_scores.cpp
   cpp/src/trace/reader.cpp
   cpp/src/trace/writer.cpp
 )
@@ -117,6 +118,10 @@ set(MELT_MLC_SOURCES
   cpp/src/runtimes/mlc/weights.cpp
 )
 
+set(MELT_MLC_TEST_SOURCES
+  cpp/tests/test_mlc.cpp
+)
+
 set(MELT_BINDING_SOURCES
   cpp/bindings/module.cpp
   cpp/bindings/bind_ceilings.cpp
@@ -153,6 +158,7 @@ set(MELT_TEST_SOURCES
   cpp/tests/test_screening.cpp
   cpp/tests/test_sensors.cpp
   cpp/tests/test_sha256.cpp
+  cpp/tests/test_switches.cpp
   cpp/tests/test_trace.cpp
 )
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stock llama.cpp against melt_core's build, hooks off and on, step by step in one process in random order.
 // usage: overhead MODEL N_THREADS ROUNDS N_PROMPT SEED NAME=LIBRARY[:on] ...
+// Two names of one library share a session, so that memory lies the same for both.
 // Prints a line of JSON: for each name the step times in ns, prefill and decode.
 #include <dlfcn.h>
 #include <time.h>
@@ -116,6 +117,7 @@ int main(int argc, char** argv) {
   std::vector<std::string> specs(argv + 6, argv + argc);
   std::shuffle(specs.begin(), specs.end(), random);
   std::vector<Variant> variants;
+  std::vector<std::string> libraries;  // of each
   for (std::string spec : specs) {
     const bool on = spec.size() > 3 && spec.substr(spec.size() - 3) == ":on";
     if (on)
@@ -123,7 +125,13 @@ int main(int argc, char** argv) {
     const std::size_t equals = spec.find('=');
     if (equals == std::string::npos)
       fail("no NAME=LIBRARY: " + spec);
-    variants.push_back({spec.substr(0, equals), load(spec.substr(equals + 1), argv[1], n_threads), on, {}, {}});
+    const std::string library = spec.substr(equals + 1);
+    const auto known = std::find(libraries.begin(), libraries.end(), library);
+    const Engine engine = known != libraries.end()
+                              ? variants[static_cast<std::size_t>(known - libraries.begin())].engine
+                              : load(library, argv[1], n_threads);
+    libraries.push_back(library);
+    variants.push_back({spec.substr(0, equals), engine, on, {}, {}});
   }
   std::vector<std::int32_t> prompt;
   for (int i = 0; i < n_prompt; ++i)
@@ -163,8 +171,12 @@ int main(int argc, char** argv) {
     print("decode_ns", variant.decode_ns, false);
     std::printf("\"records\": %llu, \"dropped\": %llu}%s", static_cast<unsigned long long>(variant.records),
                 static_cast<unsigned long long>(variant.dropped), &variant == &variants.back() ? "" : ", ");
-    variant.engine.close(variant.engine.instance);
   }
   std::printf("}\n");
+  for (std::size_t i = 0; i < variants.size(); ++i) {
+    if (std::find(libraries.begin(), libraries.begin() + static_cast<std::ptrdiff_t>(i), libraries[i]) ==
+        libraries.begin() + static_cast<std::ptrdiff_t>(i))
+      variants[i].engine.close(variants[i].engine.instance);
+  }
   return 0;
 }

@@ -2,7 +2,8 @@
 // What a thread that reads /proc/self/statm 100 times a second takes from threads that compute on all cores, by how it
 // waits and how it is scheduled. The computing threads stream memory in ops of some 10 us with a barrier between, as a
 // token's do; blocks of 0.2 s take turns in random order.
-// usage: sampler_cost N_THREADS SECONDS     Prints JSON: variant -> one row for each block: us lost per s; lateness in us.
+// usage: sampler_cost N_THREADS SECONDS     Prints JSON: variant -> one row for each block: us lost per s; lateness in
+// us.
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>

@@ -67,7 +67,7 @@ class PyProfiler {
 RunOptions make_options(const std::string& prompt, bool parse_special, const std::vector<std::int32_t>& prompt_ids,
                         std::uint32_t max_tokens, bool ignore_eos, std::uint32_t repeats, std::uint32_t warmup,
                         float temperature, std::int32_t top_k, float top_p, std::uint32_t seed,
-                        double overhead_budget_s) {
+                        double overhead_budget_s, const std::vector<std::int32_t>& forced_ids, bool keep_logits) {
   RunOptions options;
   options.prompt = prompt;
   options.parse_special = parse_special;
@@ -78,6 +78,8 @@ RunOptions make_options(const std::string& prompt, bool parse_special, const std
   options.warmup = warmup;
   options.sampler = {temperature, top_k, top_p, seed};
   options.overhead_budget_s = overhead_budget_s;
+  options.forced_ids = forced_ids;
+  options.keep_logits = keep_logits;
   return options;
 }
 
@@ -92,7 +94,8 @@ void bind_profiler(py::module_& m) {
   py::class_<RunOptions>(m, "RunOptions", "What a run is to do.")
       .def(py::init(&make_options), py::kw_only(), py::arg("prompt"), py::arg("parse_special"), py::arg("prompt_ids"),
            py::arg("max_tokens"), py::arg("ignore_eos"), py::arg("repeats"), py::arg("warmup"), py::arg("temperature"),
-           py::arg("top_k"), py::arg("top_p"), py::arg("seed"), py::arg("overhead_budget_s"));
+           py::arg("top_k"), py::arg("top_p"), py::arg("seed"), py::arg("overhead_budget_s"), py::arg("forced_ids"),
+           py::arg("keep_logits"));
 
   py::class_<RunResult>(m, "RunResult", "What a run gave; its times are in the trace.")
       .def_readonly("prompt_ids", &RunResult::prompt_ids)

@@ -50,8 +50,7 @@ std::map<std::string, std::pair<std::size_t, Fields>> record_layouts() {
     using Record = OpDefinition;
     add("op_definitions", sizeof(Record),
         {F(topology), F(node), F(layer), F(n_fused), F(flops), F(bytes_read), F(bytes_written), F(dtype), F(src_dtype),
-         F(shape), F(src_shape), F(op), F(weight), F(op_type), F(module), F(backend), F(buffer),
-         F(live_bytes)});
+         F(shape), F(src_shape), F(op), F(weight), F(op_type), F(module), F(backend), F(buffer), F(live_bytes)});
   }
   {
     using Record = OpRecord;

@@ -124,6 +124,8 @@ void take_run(Fields& fields, ProfileRequest& request) {
   fields.take("chat", request.chat);
   fields.take("prompt_tokens", request.prompt_tokens);
   fields.take("prompt_ids", run.prompt_ids);
+  fields.take("forced_ids", run.forced_ids);
+  fields.take("keep_logits", run.keep_logits);
   fields.take("max_tokens", run.max_tokens);
   fields.take("temperature", run.sampler.temperature);
   fields.take("top_k", run.sampler.top_k);

@@ -17,6 +17,7 @@
 #include "repetition.h"
 #include "run_metadata.h"
 #include "sampling.h"
+#include "token_scores.h"
 
 namespace melt {
 namespace {
@@ -34,6 +35,11 @@ void check_options(const ModelOptions& options) {
   require(options.n_threads <= 512, "n_threads is " + std::to_string(options.n_threads) + ": at most 512");
   require(options.n_batch >= 1, "n_batch is 0: give at least 1 token");
   require(options.n_ubatch >= 1, "n_ubatch is 0: give at least 1 token");
+}
+
+void check_id(std::int32_t id, std::uint32_t n_vocab) {
+  require(id >= 0 && static_cast<std::uint32_t>(id) < n_vocab,
+          "token id " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(n_vocab));
 }
 
 FileHeader make_header(const LoadedModel& model, const ClockCalibration& calibration) {
@@ -175,9 +181,9 @@ std::vector<std::int32_t> Profiler::Impl::checked_prompt(const RunOptions& optio
   require(!ids.empty(), "the prompt is empty: give at least one token");
   require(ids.size() < info.n_ctx, "the prompt has " + std::to_string(ids.size()) + " tokens, but the context holds " +
                                        std::to_string(info.n_ctx) + ": shorten it or raise the context length (n_ctx)");
-  for (const std::int32_t id : ids) {
-    require(id >= 0 && static_cast<std::uint32_t>(id) < info.n_vocab,
-            "token id " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(info.n_vocab));
+  for (const std::vector<std::int32_t>* given : {&ids, &options.forced_ids}) {
+    for (const std::int32_t id : *given)
+      check_id(id, info.n_vocab);
   }
   return ids;
 }
@@ -206,6 +212,8 @@ RunResult Profiler::Impl::run(const RunOptions& options,
   }
   if (on_repetition && !result.cancelled)
     on_repetition(total, total);
+  if (options.keep_logits && !result.cancelled && !result.output_ids.empty())
+    writer_.write_metadata(score_tokens(model_, result.prompt_ids, result.output_ids));
   result.output_text = model_.session().text().decode(result.output_ids);
   return result;
 }
@@ -290,16 +298,19 @@ bool Profiler::Impl::prefill(Repetition& rep) {
 bool Profiler::Impl::keep_token(const RunOptions& options, Repetition& rep) {
   const Clock& clock = model_.clock();
   const std::uint64_t begin = clock.ticks();
-  const std::int32_t id = model_.session().sample();
+  const std::int32_t sampled = model_.session().sample();
   const std::uint64_t end = clock.ticks();
+  const bool is_forced = rep.n_output < options.forced_ids.size();
+  const std::int32_t id = is_forced ? options.forced_ids[rep.n_output] : sampled;
   if (wants_ops())
     recorder_.host_op(HostOp::kSample, begin, end);
   rep.steps.push_back({end, id});
-  if (!options.ignore_eos && model_.session().text().is_end_of_text(id)) {
+  if (!is_forced && !options.ignore_eos && model_.session().text().is_end_of_text(id)) {
     rep.stop = StopReason::kEndOfText;
     return false;
   }
-  return ++rep.n_output < options.max_tokens;
+  ++rep.n_output;
+  return rep.n_output < options.max_tokens && (options.forced_ids.empty() || rep.n_output < options.forced_ids.size());
 }
 
 void Profiler::Impl::decode(const RunOptions& options, Repetition& rep) {

@@ -75,6 +75,8 @@ std::string run_metadata(const RunOptions& options) {
   } else {
     request.add("n_prompt_ids", static_cast<std::uint64_t>(options.prompt_ids.size()));
   }
+  if (!options.forced_ids.empty())
+    request.add("n_forced_ids", static_cast<std::uint64_t>(options.forced_ids.size()));
   request.add("max_tokens", options.max_tokens)
       .add("ignore_eos", options.ignore_eos)
       .add("repeats", options.repeats)

@@ -17,18 +17,17 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cmath>
 #include <cstddef>
+#include <cstring>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "counters/perf_group.h"
-#include "counters/switch_marks.h"
 #include "counters/switch_watch.h"
 #include "counters/thread_events.h"
+#include "counting_allocator.h"
 #include "melt/counters.h"
 #include "melt/error.h"
 #include "melt/run.h"
@@ -296,149 +295,100 @@ TEST_CASE("an unprivileged process is told by paranoid, and still knows its swit
         }) == 0);
 }
 
-TEST_CASE("the kernel's notes tell when a thread was off its processor") {
-  if (!probe_switches().empty())
-    return;
-  SwitchWatch watch(2);
-  REQUIRE(watch.open(0));
-  CHECK_FALSE(watch.is_open());  // of two
-  CHECK(watch.reason() == "the runtime's threads are not known");
-  std::thread other([&] { REQUIRE(watch.open(1)); });
-  other.join();
-  CHECK(watch.is_open());
-  CHECK(watch.reason().empty());
-  watch.clear();
-  watch.start();
-  std::vector<std::pair<std::uint64_t, std::uint64_t>> slept;
-  for (int i = 0; i < 5; ++i) {
-    const std::uint64_t begin = melt_ticks();
-    sleep_ns(2'000'000);
-    slept.emplace_back(begin, melt_ticks());
-    watch.drain();
-  }
-  watch.stop();
-  const auto found = watch.intervals();
-  CHECK(found[1].empty());
-  CHECK(watch.n_lost() == 0);
-  for (const auto& [begin, end] : slept) {  // each sleep lies around an interval that is nearly as long
-    const auto inside = std::find_if(found[0].begin(), found[0].end(), [&, low = begin, high = end](const OffCpu& off) {
-      return off.begin_ticks >= low && off.end_ticks <= high && !off.preempted;
-    });
-    REQUIRE(inside != found[0].end());
-    CHECK(inside->end_ticks - inside->begin_ticks > (end - begin) / 4);
-  }
-  watch.clear();
-  CHECK(watch.intervals()[0].empty());
-}
-
-TEST_CASE("notes that found no room are counted, and pair with nothing") {
-  if (!probe_switches().empty())
-    return;
-  SwitchWatch watch(1);
-  REQUIRE(watch.open(0));
-  watch.clear();
-  watch.start();
-  for (int i = 0; i < 2'000; ++i)  // a note when it goes and one when it comes: more than the ring holds
-    sleep_ns(1);
-  watch.stop();
-  CHECK(watch.n_lost() > 0);  // the kernel itself says so only with the next note
-  const auto found = watch.intervals();
-  CHECK(found[0].size() > 100);
-  for (const OffCpu& off : found[0])
-    CHECK(off.end_ticks > off.begin_ticks);
-  watch.clear();
-  watch.start();
-  sleep_ns(1'000'000);
-  watch.stop();
-  CHECK(watch.n_lost() == 0);  // of this run
-}
-
-TEST_CASE("an op is marked if a switch is known to fall inside it, and only then") {
-  std::vector<std::vector<OffCpu>> off(1);
-  off[0] = {{100, 200, 0, 1, true}, {500, 600, 1, 1, false}, {900, 1'500, 1, 1, true}};
-  SwitchMarks marks(off, 5);
-  const auto flags = [&](std::uint64_t begin, std::uint64_t end) { return marks.of(0, begin, end).flags; };
-  CHECK(flags(0, 100) == 0);
-  CHECK(flags(50, 105) == 0);  // no more than the clocks' disagreement
-  CHECK(flags(50, 106) == (kOpSwitched | kOpMigrated));
-  CHECK(flags(106, 150) == (kOpSwitched | kOpMigrated));
-  CHECK(flags(200, 500) == 0);
-  CHECK(flags(500, 1'000) == kOpSwitched);
-  CHECK(flags(1'000, 1'200) == kOpSwitched);  // it was off all the time
-  CHECK(flags(1'500, 2'000) == 0);
-  CHECK(SwitchMarks({}, 5).of(0, 0, 2'000).flags == 0);  // a thread that is not watched
-  marks.rewind();
-  const Disturbance all = marks.of(0, 0, 2'000);
-  CHECK(all.switches == 3);
-  CHECK(all.migrations == 1);
-}
-
-/// While one lives, this thread has to share a processor with another one that spins.
-class SharedProcessor {
- public:
-  SharedProcessor() {
-    sched_getaffinity(0, sizeof all_, &all_);
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(sched_getcpu(), &one);
-    sched_setaffinity(0, sizeof one, &one);
-    spinner_ = std::thread([this] {  // inherits the affinity
-      while (!stop_.load()) {
-      }
-    });
-  }
-  ~SharedProcessor() {
-    stop_.store(true);
-    spinner_.join();
-    sched_setaffinity(0, sizeof all_, &all_);
-  }
-  SharedProcessor(const SharedProcessor&) = delete;
-  SharedProcessor& operator=(const SharedProcessor&) = delete;
-
- private:
-  cpu_set_t all_{};
-  std::atomic<bool> stop_{false};
-  std::thread spinner_;
-};
-
-TEST_CASE("a record is disturbed exactly when its thread was off the processor within it") {
+TEST_CASE("counting and following the threads allocates nothing between the start and the end of a run") {
   ModelOptions options;
-  options.path = "layers=20,op_ns=1000000,skew=0,clock=host";
+  options.path = "layers=20,op_ns=1000,skew=0,clock=host";
   options.n_threads = 1;
   LoadedModel model("synthetic", options);
-  std::vector<std::uint8_t> bytes;
-  const auto sink = make_memory_sink(bytes);
+  ThreadEvents events(1, Counted::options());
+  OpRecorder recorder(1, {});
+  events.prepare(*model.session().ops(), recorder);
+  recorder.watch_with(&events);
+  recorder.begin_run(40, 61);
+  model.session().reset({});
+  const std::int32_t id = 1;
+  const std::size_t at_first = allocated().count;
+  std::size_t before = 0, after = 0;
   {
-    const SharedProcessor shared;
-    Profiler profiler(model, *sink, kLevelCounters);
+    const RecordingScope recording(model.session().ops(), recorder);
+    before = allocated().count;
+    for (int i = 0; i < 32; ++i)
+      CHECK(model.session().evaluate(&id, 1) == EvalStatus::kOk);
+    after = allocated().count;
+  }
+  CHECK(after == before);
+  CHECK(allocated().count == at_first);
+  REQUIRE(recorder.graphs().size() == 32);
+  const LoggedGraph& last = recorder.graphs().back();
+  const std::uint64_t* entries = recorder.entries(last);
+  for (std::uint32_t i = 0; i <= last.n_groups; ++i) {  // one when it began, and one after each group
+    CHECK(entries[i * recorder.entry_words()] >= last.begin_ticks - (last.end_ticks - last.begin_ticks));
+    CHECK(entries[i * recorder.entry_words()] <= last.end_ticks);
+    CHECK(entries[i * recorder.entry_words() + 1] > 0);
+  }
+}
+
+TEST_CASE("a full ring drops counters with the ops, and a full log the whole graph") {
+  ModelOptions options;
+  options.path = "layers=4,op_ns=1000,skew=0,clock=host";
+  options.n_threads = 1;
+  LoadedModel model("synthetic", options);
+  for (const RecorderLimits& limits : {RecorderLimits{4, 1 << 20}, RecorderLimits{64, 1 << 10}}) {
+    std::vector<std::uint8_t> bytes;
+    const auto sink = make_memory_sink(bytes);
+    Profiler profiler(model, *sink, kLevelCounters, "{}", limits);
     RunOptions run;
-    run.prompt = "a";
-    run.max_tokens = 8;
+    run.prompt = "ab";
+    run.max_tokens = 3;
     run.warmup = 0;
     run.overhead_budget_s = 0;
     profiler.run(run);
     profiler.finish();
+    const TraceContents trace = read_trace(bytes.data(), bytes.size());
+    const auto runs = records_of<RunRecord>(trace, ChunkKind::kRuns);
+    REQUIRE(runs.size() == 1);
+    CHECK(runs[0].n_dropped > 0);
+    CHECK(runs[0].n_records + runs[0].n_dropped == 3 * 13);
   }
+}
+
+TEST_CASE("op records of level counters are longer by a double for each counter") {
+  ModelOptions options;
+  options.path = "layers=4,op_ns=1000,skew=0,clock=host";
+  options.n_threads = 1;
+  LoadedModel model("synthetic", options);
+  std::vector<std::uint8_t> bytes;
+  const auto sink = make_memory_sink(bytes);
+  Profiler profiler(model, *sink, kLevelCounters);
+  RunOptions run;
+  run.prompt = "ab";
+  run.max_tokens = 3;
+  run.overhead_budget_s = 0;
+  profiler.run(run);
+  profiler.finish();
   const TraceContents trace = read_trace(bytes.data(), bytes.size());
-  const auto switches = records_of<SwitchRecord>(trace, ChunkKind::kSwitches);
-  const bool is_timed = probe_switches().empty();  // else ops are marked by the counts at their two ends
-  std::size_t n_marked = 0;
-  for (const OpRecord& op : records_of<OpRecord>(trace, ChunkKind::kOps)) {
-    const std::int64_t end_ns = op.start_ns + op.compute_ns + op.wait_ns;
-    const bool inside = std::any_of(switches.begin(), switches.end(), [&](const SwitchRecord& off) {
-      return std::min(end_ns, off.start_ns + off.duration_ns) - std::max(op.start_ns, off.start_ns) > 202;
-    });
-    const bool near = std::any_of(switches.begin(), switches.end(), [&](const SwitchRecord& off) {
-      return std::min(end_ns, off.start_ns + off.duration_ns) - std::max(op.start_ns, off.start_ns) > 198;
-    });
-    const bool marked = (op.flags & kOpSwitched) != 0;
-    n_marked += marked ? 1 : 0;
-    if (is_timed && inside == near)
-      CHECK(marked == inside);
+  const auto counters = records_of<CounterRecord>(trace, ChunkKind::kCounters);
+  REQUIRE(counters.size() >= rusage_counters().size());
+  for (std::size_t i = 0; i < counters.size(); ++i)
+    CHECK(counters[i].offset == sizeof(OpRecord) + i * sizeof(double));
+  std::size_t n_ops = 0;
+  for (const TraceChunk& chunk : trace.chunks) {
+    if (chunk.header.kind != static_cast<std::uint32_t>(ChunkKind::kOps))
+      continue;
+    REQUIRE(chunk.header.record_bytes == sizeof(OpRecord) + counters.size() * sizeof(double));
+    for (std::uint32_t row = 0; row < chunk.header.record_count; ++row) {
+      const std::uint8_t* at = chunk.payload + static_cast<std::size_t>(row) * chunk.header.record_bytes;
+      OpRecord record{};
+      double value = 0;
+      std::memcpy(&record, at, sizeof record);
+      std::memcpy(&value, at + counters[0].offset, sizeof value);
+      CHECK(std::isnan(value) == (record.graph == kNone));  // host ops are not read
+      ++n_ops;
+    }
   }
-  CHECK(n_marked > 0);
-  CHECK(is_timed == std::any_of(switches.begin(), switches.end(),
-                                [](const SwitchRecord& off) { return (off.flags & kSwitchPreempted) != 0; }));
+  const auto runs = records_of<RunRecord>(trace, ChunkKind::kRuns);
+  REQUIRE(runs.size() == 2);
+  CHECK(n_ops == runs[0].n_records + runs[1].n_records + 2 * (3 + 1));  // sampling three times, tokenising once
 }
 
 }  // namespace

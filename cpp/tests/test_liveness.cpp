@@ -95,6 +95,15 @@ TEST_CASE("weights and caches are no activations, and a result that nobody reads
   CHECK(graph.live_bytes() == Bytes{10, 1010, 10, 15});
 }
 
+TEST_CASE("sizes beyond 32 bits") {
+  const std::uint64_t large = std::uint64_t{5} << 32;
+  const Storage a{1 << 20, large}, b{(1 << 20) + large, large};
+  Graph graph;
+  graph.op(a, {});
+  graph.op(b, {&a});
+  CHECK(graph.live_bytes() == Bytes{static_cast<double>(large), 2.0 * static_cast<double>(large)});
+}
+
 TEST_CASE("a graph that ggml laid out: views, an op in place, and no more than its buffer") {
   // y = relu(w x + x0) with w of 64 x 64, x of 64 x 4, and x0 a view of the first column of z = 2 x
   ggml_init_params params{};

@@ -97,7 +97,7 @@ TEST_CASE("a source that takes long rests as much longer") {
   std::this_thread::sleep_for(std::chrono::milliseconds(500));  // room for four readings at 9 Hz
   sampler.stop();
   CHECK(sampler.n_rows() >= 2);  // at the start and at the end...
-  CHECK(sampler.n_rows() <= 3);  // ...and between them once, which is then 2 s of rest
+  CHECK(sampler.n_rows() <= 3);  // ...and between them once, which is then 8 s of rest
   sampler.start();
   sampler.stop();
   CHECK(sampler.n_rows() == 2);  // the rest does not outlast the run

@@ -180,7 +180,7 @@ class RunOptions:
     """
     What a run is to do.
     """
-    def __init__(self, *, prompt: str, parse_special: bool, prompt_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], max_tokens: typing.SupportsInt | typing.SupportsIndex, ignore_eos: bool, repeats: typing.SupportsInt | typing.SupportsIndex, warmup: typing.SupportsInt | typing.SupportsIndex, temperature: typing.SupportsFloat | typing.SupportsIndex, top_k: typing.SupportsInt | typing.SupportsIndex, top_p: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, overhead_budget_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
+    def __init__(self, *, prompt: str, parse_special: bool, prompt_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], max_tokens: typing.SupportsInt | typing.SupportsIndex, ignore_eos: bool, repeats: typing.SupportsInt | typing.SupportsIndex, warmup: typing.SupportsInt | typing.SupportsIndex, temperature: typing.SupportsFloat | typing.SupportsIndex, top_k: typing.SupportsInt | typing.SupportsIndex, top_p: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, overhead_budget_s: typing.SupportsFloat | typing.SupportsIndex, forced_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], keep_logits: bool) -> None:
         ...
 class RunResult:
     """

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fakes.adb_phone import AdbServerProcess, Phone
+from fakes.arm64 import Board, copy_root, lacking, phone_shell, what_is_missing
 from fakes.ssh_server import SshServer
 from melt_core.devices import Device
+from melt_core.devices.agents import agent_files
+from melt_core.errors import DeviceError
 from melt_core.transports import AdbTransport, LocalTransport, SshTransport, Transport
 
 
@@ -59,7 +64,54 @@ def ssh(ssh_server: SshServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield made
 
 
-@pytest.fixture(params=["local", "adb", "ssh"])
+def need_arm64(*, ssh_server: bool = False) -> None:
+    """Skips with the reason where arm64 roots cannot be run; in CI, fails."""
+    if (problem := what_is_missing(ssh_server=ssh_server)) is not None:
+        lacking(problem)
+
+
+@pytest.fixture(scope="session")
+def arm64_phone_on_cable(adb_server: AdbServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phone]:
+    """A phone whose shell and programs are arm64."""
+    need_arm64()
+    root = copy_root("phone", tmp_path_factory.mktemp("arm64"))
+    made = Phone(root, adb_server, shell=phone_shell(root))
+    made.start()
+    made.attach()
+    yield made
+    made.detach()
+
+
+@pytest.fixture
+def arm64_phone(arm64_phone_on_cable: Phone) -> Iterator[AdbTransport]:
+    """The transport to the arm64 phone, with an empty work directory."""
+    made = AdbTransport(arm64_phone_on_cable.serial, server=arm64_phone_on_cable.server.address)
+    yield made
+    shutil.rmtree(arm64_phone_on_cable.root / "data/local/tmp/melt", ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    """A real ssh server in front of an arm64 board."""
+    need_arm64(ssh_server=True)
+    folder = tmp_path_factory.mktemp("board")
+    made = Board(folder, copy_root("board", folder))
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def arm64_board(board: Board) -> Iterator[SshTransport]:
+    """The transport to the arm64 board, with an empty work directory."""
+    with SshTransport(
+        f"root@127.0.0.1:{board.port}", key_file=board.folder / "id", known_hosts=board.folder / "known_hosts"
+    ) as made:
+        yield made
+    shutil.rmtree(board.root / "root/.cache", ignore_errors=True)
+
+
+@pytest.fixture(params=["local", "adb", "ssh", "arm64_phone", "arm64_board"])
 def transport(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Transport]:
     """Each kind of transport in turn, with an empty work directory."""
     if request.param == "local":
@@ -81,4 +133,10 @@ def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 def device(transport: Transport, state: Path) -> Iterator[Device]:
     """A device on each kind of transport in turn, never used before."""
     with Device(transport) as made:
+        try:
+            agent_files(made.info().platform)
+        except DeviceError as error:
+            if os.environ.get("CI") == "true":
+                raise
+            pytest.skip(str(error))
         yield made

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ LONG = {
     "prompt_tokens": 8, "max_tokens": 400, "repeats": 12, "warmup": 0, "n_ctx": 512, "n_threads": 1,
     "overhead_budget_s": 0.0, "levels": ["tokens"],
 }  # fmt: skip
-MEASUREMENT = Measurement(LONG, limits=GateLimits(wait_s=0), telemetry_s=0.2)
+MEASUREMENT = Measurement(LONG, limits=GateLimits(wait_s=0), telemetry_s=0.2, patience=Patience(30, 40.0))
 
 
 @pytest.fixture(scope="session")
@@ -62,10 +63,10 @@ class Once:
         self._thread.join(60)
 
 
-def check_whole(trace: Trace) -> None:
+def check_whole(trace: Trace, n_runs: int = 12) -> None:
     assert trace.complete
     assert not trace.damage
-    assert len(trace.runs) == 12
+    assert len(trace.runs) == n_runs
     assert "clock_alignment" in trace.metadata
     assert not Journal().entries()
 
@@ -83,7 +84,7 @@ def run_process(work: Path, run: str) -> int:
 
 def test_cable_pulled_during_the_run(phone: Phone, adb: AdbTransport, state: Path, tiny: Path, tmp_path: Path) -> None:
     def pull() -> None:
-        phone.detach()
+        phone.plug_out()
         time.sleep(1.0)
         phone.attach()
 
@@ -97,7 +98,7 @@ def test_cable_pulled_during_the_run(phone: Phone, adb: AdbTransport, state: Pat
 def test_cable_pulled_for_good_and_plugged_in_later(
     phone: Phone, adb: AdbTransport, state: Path, tiny: Path, tmp_path: Path
 ) -> None:
-    act = Once(phone.detach)
+    act = Once(phone.plug_out)
     impatient = Measurement(LONG, limits=GateLimits(wait_s=0), patience=Patience(attempts=3, total_s=2.0))
     with Device(adb) as device, pytest.raises(TransientDeviceError, match="melt devices resume"):
         device.measure(str(tiny), impatient, output=str(tmp_path / "x.melt"), on_event=act)
@@ -127,16 +128,16 @@ def test_cable_pulled_during_the_pull(phone: Phone, adb: AdbTransport, state: Pa
         def pull(self, *args: Any, **options: Any) -> Any:
             if not dropped:
                 dropped.append(1)
-                phone.faults.drop_after_sent = 1 << 20
+                phone.faults.drop_after_sent = 100_000
             try:
                 return super().pull(*args, **options)
             finally:
-                phone.faults.drop_after_sent = None
-                phone.server.adb("connect", phone.serial)
+                if phone.faults.drop_after_sent is None:  # the cable is out
+                    phone.attach()
 
     transport = Dropping(phone.serial, work_dir=adb.work_dir, server=phone.server.address)
     with Device(transport) as device:
-        trace = device.measure(str(tiny), Measurement(request), output=str(tmp_path / "x.melt")).trace
+        trace = device.measure(str(tiny), replace(MEASUREMENT, request=request), output=str(tmp_path / "x.melt")).trace
     assert dropped
     assert trace.complete
     assert not trace.damage
@@ -151,7 +152,7 @@ def test_cable_pulled_while_the_model_is_sent(
 
         def plug_in() -> None:
             time.sleep(0.5)
-            phone.server.adb("connect", phone.serial)
+            phone.attach()
 
         again = threading.Thread(target=plug_in)
         again.start()
@@ -215,7 +216,7 @@ def test_host_killed_during_the_run_and_started_again(state: Path, tiny: Path, t
     """)
     import json
 
-    arguments = [str(tmp_path / "work"), str(tiny), str(tmp_path / "x.melt"), json.dumps(LONG)]
+    arguments = [str(tmp_path / "work"), str(tiny), str(tmp_path / "x.melt"), json.dumps({**LONG, "repeats": 60})]
     host = subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, text=True)
     assert host.stdout is not None
     while "repetition" not in host.stdout.readline():
@@ -234,8 +235,8 @@ def test_host_killed_during_the_run_and_started_again(state: Path, tiny: Path, t
     assert done.stdout.splitlines()[0].startswith(("push", "resume"))
     assert "resume" in done.stdout
     trace = Trace.open(tmp_path / "x.melt")
-    check_whole(trace)
-    assert trace.metadata["telemetry"]["n_readouts"] > len(seen) - 1
+    check_whole(trace, 60)
+    assert trace.metadata["telemetry"]["n_readouts"] >= len(seen)
     assert len(list((tmp_path / "work/runs").iterdir())) == 0
 
 
@@ -274,7 +275,7 @@ def test_ctrl_c_ends_the_run_there_and_keeps_its_trace(local: Device, tiny: Path
         if event["event"] == "repetition" and event["done"] >= 1:
             raise KeyboardInterrupt
 
-    endless = Measurement({**LONG, "repeats": 500}, limits=GateLimits(wait_s=0))
+    endless = replace(MEASUREMENT, request={**LONG, "repeats": 500})
     with pytest.raises(KeyboardInterrupt):
         local.measure(str(tiny), endless, output=str(tmp_path / "x.melt"), on_event=_once(interrupt))
     trace = Trace.open(tmp_path / "x.melt")
@@ -308,7 +309,7 @@ def test_run_killed_for_its_memory(local: Device, tiny: Path, tmp_path: Path) ->
         os.kill(run_process(tmp_path / "work", entry.run), signal.SIGKILL)
 
     act = Once(kill)
-    endless = Measurement({**LONG, "repeats": 500}, limits=GateLimits(wait_s=0))
+    endless = replace(MEASUREMENT, request={**LONG, "repeats": 500})
     with pytest.raises(MeltError, match="memory") as caught:
         local.measure(str(tiny), endless, output=str(tmp_path / "x.melt"), on_event=act)
     act.join()
@@ -343,7 +344,7 @@ def test_device_restarted_during_the_run(local: Device, tiny: Path, tmp_path: Pa
         status.write_text(status.read_text().replace(boot, "00000000-0000-0000-0000-000000000000"))
 
     act = Once(restart)
-    endless = Measurement({**LONG, "repeats": 500}, limits=GateLimits(wait_s=0))
+    endless = replace(MEASUREMENT, request={**LONG, "repeats": 500})
     with pytest.raises(MeltError, match="restarted"):
         local.measure(str(tiny), endless, output=str(tmp_path / "x.melt"), on_event=act)
     act.join()
@@ -384,11 +385,10 @@ def test_disk_full(phone: Phone, adb: AdbTransport, state: Path, tiny: Path) -> 
         assert not isinstance(caught.value, TransientDeviceError)
 
 
-@pytest.mark.parametrize("machine", [183, 40])  # aarch64, 32-bit arm
-def test_wrong_architecture(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: int) -> None:
+def test_wrong_architecture(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # GIVEN an agent that was built for another processor, which nothing on this host emulates
     program = bytearray(Path(sys.executable).resolve().read_bytes()[:4096])
-    struct.pack_into("<H", program, 18, 0x7FFF if machine == 183 else machine)
+    struct.pack_into("<H", program, 18, 0x7FFF)  # e_machine
     agent = tmp_path / "melt-agent"
     agent.write_bytes(program)
     agent.chmod(agent.stat().st_mode | stat.S_IXUSR)

@@ -188,7 +188,9 @@ def work(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache/device"
 
 
-def test_commands(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from melt_core.devices import device as devices
 
     output = tmp_path / "x.melt"
@@ -209,6 +211,13 @@ def test_commands(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["devices", "resume"]) == 0
     assert Trace.open(output).complete
     assert main(["devices", "resume", "no-such-run"]) == 2
+    # AND a trace whose folder is gone comes to where the command is run
+    monkeypatch.chdir(tmp_path)
+    with devices.connect("local") as device:
+        _start_and_leave(device, tmp_path / "gone/x.melt")
+    (entry,) = Journal().entries()
+    assert main(["devices", "resume"]) == 0
+    assert Trace.open(tmp_path / f"{entry.run}.melt").complete
     assert main(["devices", "clean", "local"]) == 0
     assert not any(work.iterdir())
 

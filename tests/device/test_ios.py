@@ -22,9 +22,8 @@ class Phone:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.documents = root / "Documents/melt"
-        for name in ("models", "mailbox/in", "mailbox/out"):
-            (self.documents / name).mkdir(parents=True)
+        self.documents = root / "Documents"
+        (self.documents / "models").mkdir(parents=True)
         self.describe()
 
     def describe(self, **faults: Any) -> None:
@@ -87,26 +86,19 @@ def test_a_file_just_over_the_bound_is_refused(phone: Phone, ios: IosTransport, 
     assert ios.pull(RemotePath.of("x"), tmp_path / "y", max_bytes=1001).size_bytes == 1001
 
 
-def test_lines_travel_as_files(phone: Phone, ios: IosTransport) -> None:
-    # WHEN the app is launched and asked twice
-    with ios.open_channel(["melt-agent", "--work", "a b; $(touch PWNED)"]) as channel:
-        for text in ('{"id": 1}', "two"):
-            channel.send(text.encode())
-            assert json.loads(channel.receive(timeout_s=20)) == {"heard": text}
-        with pytest.raises(InvalidArgumentError, match="nothing was asked"):
-            channel.receive()
-    # THEN its arguments arrived as they were
-    assert json.loads((phone.root / "launched.json").read_text())[:2] == ["--work", "a b; $(touch PWNED)"]
-    with pytest.raises(TransientDeviceError, match="closed"):
-        channel.send(b"x")
-
-
-def test_no_answer_in_time(phone: Phone, ios: IosTransport) -> None:
-    phone.describe(silent=True)
-    with ios.open_channel(["melt-agent"]) as channel:
-        channel.send(b"x")
-        with pytest.raises(TransientDeviceError, match="timed out"):
-            channel.receive(timeout_s=0.6)
+def test_the_app_is_launched_with_its_request(phone: Phone, ios: IosTransport, tmp_path: Path) -> None:
+    # WHEN the app is launched with arguments and a request that a shell could read as more
+    request = '{"model": "it\'s; $(touch PWNED)"}'
+    assert ios.launch(["a b; $(touch PWNED)", "-x"], environment={"MELT_RUN": "r1", "MELT_REQUEST": request}) == 4711
+    # THEN they arrive as they were, and what it left comes back
+    launched = json.loads((phone.root / "launched.json").read_text())
+    assert launched["arguments"] == ["a b; $(touch PWNED)", "-x"]
+    ios.pull(RemotePath.of("runs/r1/status.json"), tmp_path / "status.json")
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "done"
+    ios.pull(RemotePath.of("runs/r1/trace.melt"), tmp_path / "trace.melt")
+    assert (tmp_path / "trace.melt").read_text() == request
+    with pytest.raises(InvalidArgumentError, match="environment variable"):
+        ios.launch(environment={"A=B": "x"})
 
 
 def test_what_is_wrong_is_said(phone: Phone, ios: IosTransport, tmp_path: Path) -> None:
@@ -141,6 +133,7 @@ def test_what_ios_cannot_do_is_said(ios: IosTransport, tmp_path: Path) -> None:
     for call in (
         lambda: ios.run(["uname"]),
         lambda: ios.list(RemotePath()),
+        lambda: ios.open_channel(["melt-agent"]),
     ):
         with pytest.raises(DeviceError, match="iOS has no shell"):
             call()

@@ -39,6 +39,25 @@ async def serve(daemon: Daemon, stream: Stream, kind: list[str], command: str) -
     on_terminal = "raw" not in kind and kind[0] != "exec"
     child, ours, errors = _start(daemon, command, on_terminal=on_terminal, own_stderr=v2 and not on_terminal)
     daemon.children.add(child.pid)
+    try:
+        await _converse(stream, child, ours, errors, v2=v2, on_terminal=on_terminal)
+    finally:
+        if child.poll() is None and not stream.closed.is_set():  # the daemon itself is ending
+            child.kill()
+        child.wait()
+        daemon.children.discard(child.pid)
+
+
+async def _converse(
+    stream: Stream,
+    child: subprocess.Popen[bytes],
+    ours: socket.socket | _Terminal,
+    errors: socket.socket | None,
+    *,
+    v2: bool,
+    on_terminal: bool,
+) -> None:
+    """Hands on what both sides write, until one of them has gone."""
     out = asyncio.create_task(_forward(ours, stream, STDOUT if v2 else None))
     err = asyncio.create_task(_forward(errors, stream, STDERR)) if errors is not None else None
     feed = asyncio.create_task(_feed(stream, ours, v2=v2, on_terminal=on_terminal))
@@ -60,7 +79,6 @@ async def serve(daemon: Daemon, stream: Stream, kind: list[str], command: str) -
     if errors is not None:
         errors.close()
     await asyncio.get_running_loop().run_in_executor(None, child.wait)
-    daemon.children.discard(child.pid)
 
 
 async def _lie(stream: Stream, pieces: Iterable[bytes], *, v2: bool) -> None:

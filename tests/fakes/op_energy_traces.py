@@ -71,6 +71,20 @@ class OpScene:
         scene = replace(scene, average_s=1.0 / scene.rate_hz)
         return replace(scene, **fixed)
 
+    @staticmethod
+    def unidentifiable(seed: int) -> OpScene:
+        """Returns a scene whose readings cannot tell the ops: in one of five ways, by turns."""
+        random = np.random.default_rng(10_000 + seed)
+        short = tuple((np.array([0.5, 0.2, 0.1, 0.12]) * random.uniform(0.7, 1.4, 4) * 1e-3).tolist())
+        kinds: tuple[dict[str, Any], ...] = (
+            {"op_s": short, "n_layers": 24, "sensor": "counter", "rate_hz": 100.0},  # each reading holds every layer
+            {"op_s": short, "n_layers": 24, "sensor": "mean", "rate_hz": 50.0, "average_s": 0.02},
+            {"sensor": "mean", "rate_hz": 100.0, "average_s": float(random.uniform(0.3, 2.0))},
+            {"sensor": "counter", "rate_hz": float(random.uniform(1.0, 3.0))},  # few readings of whole tokens
+            {"power_w": (float(random.uniform(3, 9)),) * 4, "gap_s": 0.0},  # nothing to tell
+        )
+        return OpScene.random(seed, **kinds[seed % len(kinds)])
+
 
 @dataclass(frozen=True)
 class OpTrace:

@@ -1,7 +1,7 @@
 """What `pymobiledevice3` 11.45 does for one attached device, after its help and its behaviour without a device.
 
-Commands: `apps push|pull|rm [--documents] BUNDLE ...`, `developer dvt launch [--stream] "BUNDLE ARGUMENTS"`,
-`usbmux list [--simple]`, `diagnostics battery single`. Errors are log lines on standard error and exit code 1.
+Commands: `apps push|pull|rm [--documents] BUNDLE ...`, `developer dvt launch [--env K=V] "BUNDLE ARGUMENTS"`,
+`diagnostics battery single`. Errors are log lines on standard error and exit code 1.
 FAKE_IOS names a folder: `device.json` describes the device and its faults, `Documents` is the app's folder.
 """
 
@@ -12,7 +12,6 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -67,34 +66,14 @@ def launch(device: dict[str, Any], arguments: argparse.Namespace) -> None:
         fail("Failed to launch process")
     if not device.get("developer_mode", True):
         fail("Failed to start service. Possible reasons are:")
-    (ROOT / "launched.json").write_text(json.dumps(rest))
-    if device.get("silent"):
-        print("Process launched with pid 1")
-        return
-    child = subprocess.Popen(
-        [sys.executable, __file__, "--app", *rest],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    print(f"Process launched with pid {child.pid}")
-
-
-def app(session: str) -> None:
-    """The app: answers each line of its mailbox with the same line in a JSON object, for at most half a minute."""
-    mailbox = ROOT / "Documents/melt/mailbox"
-    number = 1
-    end = time.monotonic() + 30
-    while time.monotonic() < end and mailbox.is_dir():
-        asked = mailbox / "in" / f"{session}-{number}"
-        if not asked.is_file() or not (line := asked.read_text()).endswith("\n"):
-            time.sleep(0.02)
-            continue
-        hidden = mailbox / "out" / f".{number}"
-        hidden.write_text(json.dumps({"heard": line.removesuffix("\n")}) + "\n")
-        hidden.rename(mailbox / "out" / f"{session}-{number}")
-        number += 1
+    environment = dict(text.split("=", 1) for text in arguments.env)
+    (ROOT / "launched.json").write_text(json.dumps({"arguments": rest, "environment": environment}))
+    if "MELT_RUN" in environment:  # what the app of cpp/agent/ios does, at once
+        run = ROOT / "Documents/runs" / environment["MELT_RUN"]
+        run.mkdir(parents=True)
+        (run / "trace.melt").write_bytes(environment["MELT_REQUEST"].encode())
+        (run / "status.json").write_text(json.dumps({"run": run.name, "state": "done"}))
+    print("Process launched with pid 4711")
 
 
 def main() -> None:
@@ -111,6 +90,7 @@ def main() -> None:
     command = dvt.add_parser("launch")
     command.add_argument("line")
     command.add_argument("--stream", action="store_true")
+    command.add_argument("--env", action="append", default=[])
     command.add_argument("--udid")
     battery = groups.add_parser("diagnostics").add_subparsers(required=True).add_parser("battery")
     command = battery.add_subparsers(required=True).add_parser("single")
@@ -130,7 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--app"]:
-        app(sys.argv[sys.argv.index("--mailbox") + 1])
-    else:
-        main()
+    main()

@@ -46,6 +46,44 @@ class Scene:
     start_wall_s: float = 1_700_000_000.0
     seed: int = 0
 
+    @staticmethod
+    def quiet(seed: int) -> Scene:
+        """Returns a run that does not throttle: correlated noise, outliers, a growing context and a slow drift."""
+        random = np.random.default_rng(seed)
+        return Scene(
+            length_s=float(random.uniform(60, 300)),
+            tok_s=float(random.uniform(4, 60)),
+            noise=float(random.uniform(0.005, 0.08)),
+            correlation=float(random.uniform(0.0, 0.9)),
+            outlier_ratio=float(random.uniform(0.0, 0.03)),
+            growth=float(random.uniform(0.0, 0.4)),
+            drift=float(random.uniform(0.0, 0.02)),
+            n_output=int(random.integers(16, 256)),
+            seed=seed,
+        )
+
+    @staticmethod
+    def throttling(seed: int) -> Scene:
+        """Returns a run with two steps: down by 15 to 50 %, then further down or back up."""
+        random = np.random.default_rng(1000 + seed)
+        length_s = float(random.uniform(120, 300))
+        level = float(random.uniform(0.5, 0.85))
+        second = level * float(random.uniform(0.6, 0.85)) if seed % 2 else 1.0
+        return Scene(
+            length_s=length_s,
+            tok_s=float(random.uniform(4, 60)),
+            noise=float(random.uniform(0.005, 0.05)),
+            correlation=float(random.uniform(0.0, 0.5)),
+            outlier_ratio=float(random.uniform(0.0, 0.02)),
+            growth=float(random.uniform(0.0, 0.3)),
+            n_output=int(random.integers(16, 256)),
+            steps=(
+                (float(random.uniform(0.25, 0.45)) * length_s, level),
+                (float(random.uniform(0.6, 0.85)) * length_s, second),
+            ),
+            seed=seed,
+        )
+
     def rate_ratio(self, time_s: float) -> float:
         """Returns the rate at a time / the rate at first."""
         ratio = 1.0

@@ -16,6 +16,8 @@ from melt_core.cli.main import main
 from melt_core.errors import ModelError
 from melt_core.models import model_path
 
+from .mlc_models import mlc_compiled, mlc_copy, mlc_packed, mlc_plain  # noqa: F401 - fixtures
+
 MELT = Path(sys.executable).with_name("melt")
 #: No child of a test may outlive this, on the slowest machine.
 TIMEOUT_S = 120

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ from fakes.tiny_models import TensorType, write_model
 from melt_core.analysis.memory import memory_of
 from melt_core.trace.format import ChunkKind, MemoryCategory, MemoryEvent
 
-from .conftest import Outcome
+from .conftest import TIMEOUT_S, Outcome
 
 #: What llama.cpp itself states for SmolLM2-135M Q4_1 at a context of 512 with one output.
 DEMO_BYTES = {"weights": 96_576_768, "output": 196_608, "kv": 11_796_480, "compute": 14_692_384}
@@ -67,6 +69,37 @@ def test_every_megabyte_is_accounted_for(trace: melt.Trace) -> None:
     assert process.resident_bytes is not None
     assert process.peak_bytes is not None
     assert process.resident_bytes <= process.peak_bytes
+
+
+LONG_LIVED = """
+import sys
+import numpy as np
+import melt_core as melt
+# A process that has held 200 MB and given it back: small blocks that malloc keeps, because the last is still in use,
+# and large ones that it unmaps.
+blocks = [bytearray(b"1" * 60_000) for _ in range(2_000)]
+last = blocks[-1]
+del blocks
+large = [np.ones(3_000_000) for _ in range(4)]
+del large
+for path in sys.argv[2:]:
+    with melt.load(sys.argv[1], n_ctx=512, n_threads=1) as llm:
+        with melt.profile(llm, levels=("tokens", "ops", "memory"), output=path) as profiler:
+            profiler.run("Hello", max_tokens=4, warmup=0, repeats=2, overhead_budget_s=0)
+"""
+
+
+def test_a_process_that_freed_memory_before_the_load_is_accounted_for(demo: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / "first.melt", tmp_path / "second.melt"]
+    command = [sys.executable, "-c", LONG_LIVED, str(demo), *map(str, paths)]
+    subprocess.run(command, check=True, timeout=TIMEOUT_S)
+    for path in paths:
+        account = memory_of(melt.Trace.open(path))
+        rows = {row.category: row.resident_bytes for row in account.rows}
+        assert account.unaccounted_ratio is not None
+        assert abs(account.unaccounted_ratio) <= 0.05
+        assert (rows["program"] or 0) > 100e6  # the blocks that malloc kept, but for what became buffers
+        assert (rows["heap"] or 0) < 60e6
 
 
 def test_the_sampler_reports_on_itself(trace: melt.Trace) -> None:

@@ -124,13 +124,18 @@ BREAKS: dict[str, tuple[Callable[[SysfsTree], None], str]] = {
 }
 
 
+def wait_for_start(tree: SysfsTree) -> None:
+    """Returns 0.3 s after the device began to move."""
+    deadline = time.monotonic() + 20
+    while not tree.zero_ns and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+
+
 def test_sensors_that_break_in_mid_run_are_named(tree: SysfsTree) -> None:
     # GIVEN sensors that break 0.3 s after the device began to move
     def later() -> None:
-        deadline = time.monotonic() + 20
-        while not tree.zero_ns and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.3)
+        wait_for_start(tree)
         for break_it, _ in BREAKS.values():
             break_it(tree)
 
@@ -160,14 +165,14 @@ def test_a_sensor_that_comes_back_is_a_gap(tree: SysfsTree) -> None:
     path = f"{INA238}/power1_input"
 
     def gone_for_a_while() -> None:
-        time.sleep(0.3)
+        wait_for_start(tree)
         tree.vanish(path)
-        time.sleep(1.0)
+        time.sleep(0.8)
         tree.come_back(path)
 
     thread = threading.Thread(target=gone_for_a_while)
     thread.start()
-    trace = profiled(tree, max_tokens=240)
+    trace = profiled(tree, max_tokens=400)
     thread.join()
     power = series_of(trace)["ina238/power"]
     (row,) = trace.metadata["sensors"]["faults"]

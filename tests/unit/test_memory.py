@@ -165,6 +165,15 @@ def test_without_the_page_table_nothing_is_said_to_be_unaccounted() -> None:
     assert account.unaccounted_ratio == pytest.approx(14 / 85)
 
 
+def test_sizes_beyond_32_bits() -> None:
+    builder = TraceBuilder()
+    size = 5 << 32
+    row = {"bytes": size, "category": MemoryCategory.KV, "event": MemoryEvent.ALLOCATED}
+    builder.records(ChunkKind.ALLOCATIONS, rows_of(ChunkKind.ALLOCATIONS, [row, row]))
+    kv = memory_of(Trace.from_bytes(builder.finish())).rows[0]
+    assert (kv.bytes, kv.peak_bytes) == (2 * size, 2 * size)
+
+
 def test_without_samples_what_is_unknown_is_none() -> None:
     builder = TraceBuilder()
     row = {"bytes": 5, "category": MemoryCategory.KV, "event": MemoryEvent.ALLOCATED}

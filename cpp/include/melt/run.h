@@ -71,7 +71,10 @@ struct RunOptions {
   bool parse_special = true;             ///< whether `prompt` may contain special tokens such as <|im_start|>
   std::vector<std::int32_t> prompt_ids;  ///< token ids, replayed as they are
   std::uint32_t max_tokens = 128;        ///< output tokens per repetition, at least 1
-  bool ignore_eos = false;               ///< go on after end-of-text, so that every repetition has max_tokens
+  /// The output, replayed as it is: what is sampled is thrown away. Empty: what the model gives.
+  std::vector<std::int32_t> forced_ids;
+  bool keep_logits = false;  ///< evaluate prompt and output once more, and keep what comparing logits needs
+  bool ignore_eos = false;   ///< go on after end-of-text, so that every repetition has max_tokens
   std::uint32_t repeats = 1;
   std::uint32_t warmup = 1;  ///< repetitions before those; kept in the trace and marked
   SamplerOptions sampler;

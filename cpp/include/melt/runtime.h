@@ -30,7 +30,8 @@ struct ModelOptions {
   bool check_tensors = false;   ///< refuse NaN and infinite weights
   bool repack = true;           ///< copy weights into the layout of this CPU's best kernels (AMX, REPACK)
   std::string kv_type = "f16";  ///< ggml's name of the type of K and V in the cache: f32 f16 bf16 q8_0 q4_0 ...
-  /// For a runtime that is opened at run time: folders or libraries to look in, separated by ':'; empty: where it looks.
+  /// For a runtime that is opened at run time: folders or libraries to look in, separated by ':'; empty: where it
+  /// looks.
   std::string runtime_path;
   std::string model_lib;  ///< for a runtime whose models are compiled: the library; empty: the one beside the weights
   /// For a runtime without a tokenizer of its own; null: it takes token ids only.
@@ -116,6 +117,8 @@ class Session {
   virtual EvalStatus evaluate(const std::int32_t* ids, std::size_t n) = 0;
   /// Draws the next token from the last evaluated logits. Raises: Error(kRuntime) if there are none.
   virtual std::int32_t sample() = 0;
+  /// Logits of the last evaluated token, [n_vocab] float32, until the next call; null if there are none to be had.
+  virtual const float* logits() noexcept { return nullptr; }
 };
 
 class Runtime {

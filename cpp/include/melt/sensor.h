@@ -31,7 +31,7 @@ class SensorSource {
   /// (sensors/fault.h). Allocation-free; called by the sampling thread.
   virtual void read(double* values) noexcept = 0;
   /// How often it may be read: a sampler that is faster reads it every so many times. Below 10 Hz also no more often
-  /// than takes 0.1 % of one core.
+  /// than takes 0.025 % of one core.
   virtual double max_rate_hz() const noexcept { return 1e6; }
 };
 

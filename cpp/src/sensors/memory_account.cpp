@@ -77,7 +77,8 @@ AnonymousShares share_out(const AnonymousPages& now, double heap_now, const Memo
   const std::vector<PageRange> fresh = without(rest, before.pages.pages);
   const double in_brk = overlap_bytes(fresh, brk);
   const double gone = total_bytes(without(without(before.pages.pages, now.pages), brk));  // some of it given back
-  const double taken = mapped_heap_bytes(heap_now, now.brk) - mapped_heap_bytes(before.totals.heap_bytes, before.pages.brk);
+  const double taken =
+      mapped_heap_bytes(heap_now, now.brk) - mapped_heap_bytes(before.totals.heap_bytes, before.pages.brk);
   const double by_buffers = total_bytes(without(without(buffers, brk), before.pages.pages));
   const double most = std::max(taken + gone - by_buffers, 0.0);
   return {in_brk + std::min(total_bytes(fresh) - in_brk, most), total_bytes(rest) - total_bytes(fresh)};
@@ -110,10 +111,12 @@ MemoryAccount::MemoryAccount(const AllocationLog& log, std::string model_path, c
     for (const char* name : kCategoryNames)
       missing_[std::string("buffers/") + name + "/resident"] = reason;
   }
+  if (std::isnan(before_.totals.heap_bytes))
+    missing_["heap/resident"] = "this C library has no mallinfo2()";
+  if (std::isnan(before_.totals.rss_file_bytes))
+    missing_["program/resident"] = procfs_root() + "/self/statm cannot be read";
   if (!before_.pages.missing.empty())
     missing_["heap/resident"] = missing_["program/resident"] = before_.pages.missing;
-  else if (std::isnan(before_.totals.heap_bytes))
-    missing_["heap/resident"] = "this C library has no mallinfo2()";
   reset_peak();
 }
 

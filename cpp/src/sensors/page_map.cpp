@@ -55,7 +55,8 @@ bool parse(const std::string& line, Mapping& mapping) {
   if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %4s", &mapping.begin, &mapping.end, access) != 3)
     return false;
   const auto ends_with = [&](const char* text) {
-    return line.size() > std::strlen(text) && line.compare(line.size() - std::strlen(text), std::string::npos, text) == 0;
+    return line.size() > std::strlen(text) &&
+           line.compare(line.size() - std::strlen(text), std::string::npos, text) == 0;
   };
   mapping.is_brk = ends_with(" [heap]");
   mapping.may_hold_anonymous =
@@ -115,7 +116,8 @@ AnonymousPages read_anonymous_pages() {
     mappings.push_back(mapping);
   }
   if (n_bytes > kMostBytes) {
-    found.missing = "this process has reserved " + std::to_string(n_bytes >> 30) + " GiB of address space: too many pages";
+    found.missing =
+        "this process has reserved " + std::to_string(n_bytes >> 30) + " GiB of address space: too many pages";
     return found;
   }
   for (const Mapping& mapping : mappings) {

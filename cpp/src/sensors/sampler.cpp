@@ -2,11 +2,16 @@
 #include <time.h>
 
 #if defined(__linux__)
+#include <linux/futex.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
+#include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <mutex>
@@ -27,7 +32,7 @@ std::int64_t cpu_ns() noexcept {
 /// A source that may be read no more often than this may be a dear one: how long it rests after a reading then follows
 /// from what the reading took, so that page tables of gigabytes do not cost more than those of megabytes.
 constexpr double kDearBelowHz = 10.0;
-constexpr std::int64_t kRestFactor = 1000;  // 0.1 % of one core
+constexpr std::int64_t kRestFactor = 4000;  // 0.025 % of one core
 
 /// Lets the calling thread wake with a timer tick that comes anyway, up to 0.4 periods late: less than half as dear for
 /// those that compute on all cores as an interrupt of its own (benchmarks/bench_sampler.py, which tries others too).
@@ -37,6 +42,62 @@ void wake_with_others(std::int64_t period_ns) noexcept {
 #else
   (void)period_ns;
 #endif
+}
+
+#if defined(__linux__)
+/// Waits for a time or for its end: what a condition variable does, with one call of the kernel and no more lines of
+/// code, each of which has to come from memory.
+class Alarm {
+ public:
+  void reset() noexcept { ended_.store(0); }
+  void end() noexcept {
+    ended_.store(1);
+    syscall(SYS_futex, word(), FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1, nullptr, nullptr, 0);
+  }
+  /// Returns true once it has ended; false at `deadline_ns` of the monotonic clock.
+  bool wait_until(std::int64_t deadline_ns) noexcept {
+    const timespec deadline{static_cast<time_t>(deadline_ns / 1'000'000'000),
+                            static_cast<long>(deadline_ns % 1'000'000'000)};
+    constexpr int kWait = FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG;
+    while (ended_.load() == 0) {
+      if (syscall(SYS_futex, word(), kWait, 0, &deadline, nullptr, FUTEX_BITSET_MATCH_ANY) != 0 && errno == ETIMEDOUT)
+        return ended_.load() != 0;
+    }
+    return true;
+  }
+
+ private:
+  std::uint32_t* word() noexcept { return reinterpret_cast<std::uint32_t*>(&ended_); }
+  std::atomic<std::uint32_t> ended_{0};
+  static_assert(sizeof(std::atomic<std::uint32_t>) == sizeof(std::uint32_t));
+};
+#else
+class Alarm {
+ public:
+  void reset() noexcept { ended_ = false; }
+  void end() noexcept {
+    {
+      const std::lock_guard<std::mutex> guard(mutex_);
+      ended_ = true;
+    }
+    wake_.notify_one();
+  }
+  bool wait_until(std::int64_t deadline_ns) noexcept {
+    std::unique_lock<std::mutex> lock(mutex_);
+    const std::chrono::time_point<std::chrono::steady_clock> deadline{std::chrono::nanoseconds(deadline_ns)};
+    return wake_.wait_until(lock, deadline, [this] { return ended_; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool ended_ = false;
+};
+#endif
+
+std::int64_t steady_ns() noexcept {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
 }
 
 struct Row {
@@ -76,7 +137,7 @@ class Sampler::Impl {
     stop();
     n_rows_ = n_values_ = n_waits_ = 0;
     report_ = {};
-    ending_ = false;
+    alarm_.reset();
     std::fill(rests_until_.begin(), rests_until_.end(), 0);
     read_due(0);
     thread_ = std::thread([this] { work(); });
@@ -85,11 +146,7 @@ class Sampler::Impl {
   void stop() noexcept {
     if (!thread_.joinable())
       return;
-    {
-      const std::lock_guard<std::mutex> guard(mutex_);
-      ending_ = true;
-    }
-    wake_.notify_one();
+    alarm_.end();
     thread_.join();
     read_due(0);
     report_.n_rows = n_rows_;
@@ -107,45 +164,30 @@ class Sampler::Impl {
   SampleRow row(std::size_t i) const noexcept { return {rows_[i].ticks, rows_[i].source, &values_[rows_[i].offset]}; }
 
  private:
-  using SteadyTime = std::chrono::time_point<std::chrono::steady_clock>;
-
   void work() noexcept {
     wake_with_others(period_ns_);
-    const std::int64_t cpu_begin = cpu_ns();
-    const SteadyTime begin = std::chrono::steady_clock::now();
-    const std::chrono::nanoseconds period(period_ns_);
-    SteadyTime deadline = begin;
-    deadline += period;
-    for (long tick = 1; !wait_until(deadline); ++tick) {
+    const std::int64_t cpu_begin = cpu_ns(), begin = steady_ns();
+    std::int64_t deadline = begin + period_ns_;
+    for (long tick = 1; !alarm_.wait_until(deadline); ++tick) {
+      if (n_waits_ < lateness_.size())
+        lateness_[n_waits_++] = static_cast<double>(steady_ns() - deadline);
       read_due(tick);
-      deadline += period;
-      const SteadyTime now = std::chrono::steady_clock::now();
-      if (now > deadline + period) {  // deadlines that passed meanwhile are not made up for
-        const auto missed = (now - deadline) / period;
+      deadline += period_ns_;
+      const std::int64_t now = steady_ns();
+      if (now > deadline + period_ns_) {  // deadlines that passed meanwhile are not made up for
+        const std::int64_t missed = (now - deadline) / period_ns_;
         report_.n_late += static_cast<std::uint64_t>(missed);
-        deadline += missed * period;
+        deadline += missed * period_ns_;
       }
     }
     report_.cpu_seconds = static_cast<double>(cpu_ns() - cpu_begin) / 1e9;
-    report_.wall_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  }
-
-  /// Returns true when it is to end. The lock is the sampling thread's and stop()'s alone.
-  bool wait_until(SteadyTime deadline) noexcept {
-    std::unique_lock<std::mutex> lock(mutex_);
-    if (wake_.wait_until(lock, deadline, [this] { return ending_; }))
-      return true;
-    if (n_waits_ < lateness_.size()) {
-      lateness_[n_waits_++] =
-          std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - deadline).count();
-    }
-    return false;
+    report_.wall_seconds = static_cast<double>(steady_ns() - begin) / 1e9;
   }
 
   void read_due(long tick) noexcept {
     for (std::size_t i = 0; i < sources_.size(); ++i) {
       const bool is_dear = tick > 0 && sources_[i]->max_rate_hz() < kDearBelowHz;
-      const std::int64_t begin = is_dear ? clock_.steady_ns() : 0;
+      const std::int64_t begin = is_dear ? steady_ns() : 0;
       if (tick % every_[i] != 0 || begin < rests_until_[i])
         continue;
       const std::size_t width = sources_[i]->channels().size();
@@ -159,7 +201,7 @@ class Sampler::Impl {
       rows_[n_rows_++] = {before + took / 2, static_cast<std::uint32_t>(i), n_values_};
       n_values_ += width;
       if (is_dear)
-        rests_until_[i] = begin + (clock_.steady_ns() - begin) * kRestFactor;
+        rests_until_[i] = begin + (steady_ns() - begin) * kRestFactor;
     }
   }
 
@@ -176,9 +218,7 @@ class Sampler::Impl {
   std::size_t n_rows_ = 0, n_values_ = 0, n_waits_ = 0;
   SamplerReport report_;
   std::thread thread_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  bool ending_ = false;
+  Alarm alarm_;
 };
 
 Sampler::Sampler(const Clock& clock, std::vector<std::unique_ptr<SensorSource>> sources, double rate_hz,

@@ -26,6 +26,8 @@ Array = NDArray[Any]
 _MIN_READINGS: Final = 20
 #: From so many usual intervals on, a sensor is taken to average.
 _SLOW_RATIO: Final = 1.6
+#: Phases have to explain power but for so much of its variance before they tell of the sensor.
+_EXPLAINED_RATIO: Final = 0.5
 #: Windows that a sensor may average over, in its own intervals; the first stands for a reading of one instant.
 _WINDOWS: Final = (0.001, 0.01, 0.05, *(2 ** (at / 2) for at in range(-6, 15)))
 #: Then so far about the best of those, as a logarithm, in so many golden sections.
@@ -142,4 +144,6 @@ def response_s(curve: EnergyCurve, timelines: Mapping[str, Timeline], spans: Seq
     if curve.is_counter or len(readings.power_w) < _MIN_READINGS or not spans:
         return 0.0
     fit, _ = best_window(curve, readings, timelines, spans)
+    if fit.misfit > _EXPLAINED_RATIO * float(np.var(readings.power_w)):  # nothing to see that it could answer to
+        return 0.0
     return fit.window_s if fit.window_s > _SLOW_RATIO * curve.interval_s else 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from melt_core.cli._output import print_json
@@ -116,13 +117,15 @@ def run_resume(args: argparse.Namespace) -> int:
 def _resumed(entry: Entry) -> bool:
     from melt_core.devices import connect
 
+    # Without -o the trace was to go to a folder that went with the process that asked for it.
+    output = entry.output if Path(entry.output).parent.is_dir() else f"{entry.run}.melt"
     try:
         with connect(entry.uri) as device, Progress(sys.stderr) as progress:
-            outcome = device.resume(entry.run, on_event=lambda event: show_event(progress, event))
+            outcome = device.resume(entry.run, output=output, on_event=lambda event: show_event(progress, event))
     except MeltError as error:
         print(f"melt: error: {entry.run}: {' '.join(str(error).split())}", file=sys.stderr)
         return False
-    print(f"{entry.run}  {outcome.state}  {entry.output}")
+    print(f"{entry.run}  {outcome.state}  {output}")
     return True
 
 

@@ -23,6 +23,7 @@ COMMANDS = (
     "roofline",
     "energy",
     "sustain",
+    "compare",
     "report",
     "export",
     "models",

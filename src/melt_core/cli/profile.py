@@ -23,18 +23,53 @@ def add_parser(subparsers: Any) -> None:
         description="Loads a model file in a child process, runs warm-up and repetitions, and prints the summary. "
         "Without a prompt it evaluates 128 random tokens.",
     )
-    parser.add_argument("model", metavar="MODEL", help="a GGUF file, or a name from `melt models list`, such as demo")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a GGUF file, a name from `melt models list`, such as demo, or an MLC model directory",
+    )
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", metavar="TEXT", help="evaluate this text")
     prompt.add_argument("--prompt-tokens", type=int, metavar="N", help="evaluate N random tokens, ignore end-of-text")
     prompt.add_argument("--prompt-from", metavar="T.melt", help="replay the prompt's token ids from a trace")
+    prompt.add_argument("--replay", metavar="T.melt", help="evaluate prompt and output of a trace, for `melt compare`")
+    parser.add_argument("--logits", action="store_true", help="keep what `melt compare` needs to compare logits")
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat format")
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="output tokens (default: 128)")
     parser.add_argument("--ignore-eos", action="store_true", help="go on after the end-of-text token")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="for drawing tokens (default: 0)")
+    _add_model_options(parser)
+    _add_measuring_options(parser)
+    parser.add_argument(
+        "--device", default="local", metavar="URI", help="run there: adb:SERIAL, ssh:[user@]HOST[:PORT], ios:UDID"
+    )
+    parser.add_argument(
+        "--gate-wait", type=float, default=60.0, metavar="S", help="with --device: how long to wait until it has cooled"
+    )
+    parser.add_argument("-o", "--output", metavar="T.melt", help="keep the trace in this file")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.set_defaults(run=run)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    """How the model is loaded."""
     parser.add_argument("--threads", type=int, metavar="N", help="computing threads (default: one per usable CPU)")
     parser.add_argument("--ctx", type=int, default=2048, metavar="N", help="context length in tokens (default: 2048)")
     parser.add_argument("--batch", type=int, default=2048, metavar="N", help="most tokens in one evaluation")
     parser.add_argument("--ubatch", type=int, default=512, metavar="N", help="most tokens in one graph")
+    parser.add_argument("--runtime", default="llama.cpp", help="llama.cpp (default), mlc or synthetic")
+    parser.add_argument(
+        "--model-lib", metavar="LIB", help="MLC: the compiled model (default: the one in the directory)"
+    )
+    parser.add_argument("--no-mmap", action="store_true", help="read the model file instead of mapping it")
+    parser.add_argument("--no-repack", action="store_true", help="keep the weights in the layout of the file")
+    parser.add_argument("--kv-type", default="f16", metavar="T", help="type of the KV cache: f16 (default), q8_0, ...")
+    parser.add_argument("--check-tensors", action="store_true", help="refuse NaN and infinite weights")
+
+
+def _add_measuring_options(parser: argparse.ArgumentParser) -> None:
+    """What is repeated and recorded."""
     parser.add_argument("--repeats", type=int, default=3, metavar="R", help="repetitions that count (default: 3)")
     parser.add_argument("--warmup", type=int, default=1, metavar="W", help="repetitions before those (default: 1)")
     parser.add_argument(
@@ -59,13 +94,6 @@ def add_parser(subparsers: Any) -> None:
         metavar="S",
         help="read the sensors so long before the runs and after them, for what the device draws at idle (default: 0)",
     )
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default: 0)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="for drawing tokens (default: 0)")
-    parser.add_argument("--runtime", default="llama.cpp", help="inference runtime (default: llama.cpp)")
-    parser.add_argument("--no-mmap", action="store_true", help="read the model file instead of mapping it")
-    parser.add_argument("--no-repack", action="store_true", help="keep the weights in the layout of the file")
-    parser.add_argument("--kv-type", default="f16", metavar="T", help="type of the KV cache: f16 (default), q8_0, ...")
-    parser.add_argument("--check-tensors", action="store_true", help="refuse NaN and infinite weights")
     parser.add_argument(
         "--overhead-seconds",
         type=float,
@@ -73,15 +101,6 @@ def add_parser(subparsers: Any) -> None:
         metavar="S",
         help="time for measuring the recording's own cost, for prefill and decode each; 0: do not (default: 1)",
     )
-    parser.add_argument(
-        "--device", default="local", metavar="URI", help="run there: adb:SERIAL, ssh:[user@]HOST[:PORT], ios:UDID"
-    )
-    parser.add_argument(
-        "--gate-wait", type=float, default=60.0, metavar="S", help="with --device: how long to wait until it has cooled"
-    )
-    parser.add_argument("-o", "--output", metavar="T.melt", help="keep the trace in this file")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -111,7 +130,8 @@ def _profile(args: argparse.Namespace, output: Path) -> Any:
     if args.chat and args.prompt is None:
         raise InvalidArgumentError("--chat needs --prompt TEXT")
     prompt_tokens = args.prompt_tokens
-    if args.prompt is None and args.prompt_from is None and prompt_tokens is None:
+    prompt_ids, forced_ids = _replayed(args)
+    if args.prompt is None and prompt_ids is None and prompt_tokens is None:
         prompt_tokens = DEFAULT_PROMPT_TOKENS
     request = ProfileRequest(
         model=model,
@@ -119,9 +139,11 @@ def _profile(args: argparse.Namespace, output: Path) -> Any:
         runtime=args.runtime,
         prompt=args.prompt,
         chat=args.chat,
-        prompt_ids=None if args.prompt_from is None else _prompt_of(args.prompt_from),
+        prompt_ids=prompt_ids,
+        forced_ids=forced_ids,
+        keep_logits=args.logits,
         prompt_tokens=prompt_tokens,
-        max_tokens=args.max_tokens,
+        max_tokens=len(forced_ids) or args.max_tokens,
         temperature=args.temperature,
         seed=args.seed,
         ignore_eos=args.ignore_eos,
@@ -136,6 +158,7 @@ def _profile(args: argparse.Namespace, output: Path) -> Any:
         check_tensors=args.check_tensors,
         repack=not args.no_repack,
         kv_type=args.kv_type,
+        model_lib=args.model_lib,
         overhead_budget_s=args.overhead_seconds,
         sensors=tuple(name.strip() for name in args.sensors.split(",") if name.strip()),
         sensor_hz=args.sensor_hz,
@@ -159,6 +182,23 @@ def _profile_on_device(request: Any, args: argparse.Namespace) -> Any:
         return profile_on_device(
             request, args.device, limits=limits, on_event=lambda event: show_event(progress, event)
         )
+
+
+def _replayed(args: argparse.Namespace) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
+    """Returns the token ids of the prompt and of the output that are to be replayed."""
+    if args.replay is not None:
+        return _prompt_of(args.replay), _output_of(args.replay)
+    return (None if args.prompt_from is None else _prompt_of(args.prompt_from)), ()
+
+
+def _output_of(path: str) -> tuple[int, ...]:
+    """Returns the output of a trace's first measured run."""
+    from melt_core.trace import Trace
+
+    output = Trace.open(path).summary().output_token_ids
+    if not output:
+        raise InvalidArgumentError(f"{path} has no output to replay")
+    return output
 
 
 def _prompt_of(path: str) -> tuple[int, ...]:

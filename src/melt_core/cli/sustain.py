@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from melt_core.cli._output import print_json
 from melt_core.cli._progress import Progress
-from melt_core.errors import InvalidArgumentError, MeltError
+from melt_core.errors import InvalidArgumentError, MeltError, TraceError
 
 if TYPE_CHECKING:
     from melt_core.profiling.sustain import SustainRequest
@@ -44,6 +44,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--sensor-hz", type=float, default=10.0, metavar="N", help="readings per second (default: 10)")
     parser.add_argument(
         "--idle-s", type=float, default=5.0, metavar="S", help="seconds of idling before and after (default: 5)"
+    )
+    parser.add_argument(
+        "--device", default="local", metavar="URI", help="run there: adb:SERIAL, ssh:[user@]HOST[:PORT], ios:UDID"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
@@ -110,6 +113,7 @@ def _request(args: argparse.Namespace) -> SustainRequest:
         stop_temperature_c=temperature,
         stop_site=site or None,
         stop_charge_ratio=None if args.stop_battery is None else args.stop_battery / 100,
+        device=args.device,
     )
 
 
@@ -126,7 +130,15 @@ def _print(args: argparse.Namespace, folder: Path, traces: list[Trace]) -> None:
     from melt_core.report.energy_text import format_sustained
     from melt_core.report.sustained_html import write_sustained
 
-    found = sustained(traces, stopped_by=stopped_by(folder))
+    ended = stopped_by(folder)
+    try:
+        found = sustained(traces, stopped_by=ended)
+    except TraceError as error:  # it ended so soon that there is nothing to work out; the traces are there
+        if args.json:
+            print_json({"stopped_by": ended, "reason": str(error)})
+        else:
+            print(f"ended by {ended or 'interruption'}; no figures: {error}\ntraces: {folder}")
+        return
     page = folder / "report.html"
     write_sustained(traces, found, page)
     if args.json:

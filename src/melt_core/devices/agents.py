@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 from melt_core.devices.retry import Patience, retried
 from melt_core.devices.state_dir import sha256_of
-from melt_core.errors import DeviceError
+from melt_core.errors import DeviceError, InvalidArgumentError
 from melt_core.models.pypi import cache_dir
 from melt_core.transports import RemotePath, Transport
 
@@ -123,6 +123,8 @@ def deploy_model(
         size_there: How to ask for a file's size there; by default the transport is asked.
         on_progress: Told how much of it is sent, 0..1.
     """
+    if model.is_dir():
+        raise InvalidArgumentError(f"{model} is a folder: a model of several files (MLC) cannot be sent to a device")
     digest = sha256_of(model)
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", model.name)[-120:]
     target = MODELS / f"{digest[:_HASH_DIGITS]}-{name}"

@@ -25,7 +25,7 @@ from melt_core.devices.journal import Entry, Journal, absolute, new_run_name
 from melt_core.devices.observing import Observer
 from melt_core.devices.probe import DeviceInfo, Observation, Probe
 from melt_core.devices.retry import Patience, retried
-from melt_core.devices.runs import FOLLOW_PATIENCE, LEASE_S, DeviceRun, OnEvent, RunOutcome
+from melt_core.devices.runs import FOLLOW_PATIENCE, LEASE_S, RUN_TIMEOUT_S, DeviceRun, OnEvent, RunOutcome
 from melt_core.devices.state_dir import host_id
 from melt_core.devices.uri import DeviceUri, parse_uri
 from melt_core.errors import DeviceError, InvalidArgumentError, MeltError, RuntimeFailedError, StorageError
@@ -43,6 +43,7 @@ class Measurement:
         limits: The gates.
         telemetry_s: How often the device's sensors are asked while it runs; 0: not at all.
         patience: How long the device may be out of reach meanwhile.
+        timeout_s: How long the run is followed; it goes on after that, and can be brought back.
         metadata: Of the caller's own, for the trace.
     """
 
@@ -50,6 +51,7 @@ class Measurement:
     limits: GateLimits = field(default_factory=GateLimits)
     telemetry_s: float = 1.0
     patience: Patience = FOLLOW_PATIENCE
+    timeout_s: float = RUN_TIMEOUT_S
     metadata: Mapping[str, Any] | None = None
 
 
@@ -142,6 +144,10 @@ class Device:
             TransientDeviceError: The device cannot be reached.
         """
         self.agent()
+        if Path(model).is_dir():
+            raise InvalidArgumentError(
+                f"{model} is a folder: models of several files (MLC) are not sent to a device yet"
+            )
         if runtime != "synthetic":
             deploy_model(self.transport, Path(model), size_there=self._size_there(), on_progress=on_progress)
 
@@ -185,9 +191,14 @@ class Device:
         remote, digest, size = self._brought(model, measurement, tell)
         request = {**measurement.request, "model": remote}
         for entry in self._journal.entries():
-            if entry.asks_the_same(self.uri, request):
-                tell({"event": "resume", "run": entry.run})
-                return self._finish(replace(entry, output=absolute(output)), measurement, on_event)
+            if not entry.asks_the_same(self.uri, request):
+                continue
+            with self._journal.attended(entry.run):
+                if not self._run_of(agent, entry, measurement, None).exists():
+                    self._journal.remove(entry.run)
+                    continue
+            tell({"event": "resume", "run": entry.run})
+            return self._finish(replace(entry, output=absolute(output)), measurement, on_event)
         with self._leased():
             gates = self._judged(measurement.limits, size, tell)
             entry = Entry(
@@ -200,14 +211,14 @@ class Device:
                 metadata=self._metadata(measurement, gates, digest, size),
                 started_wall_s=time.time(),
             )
-            self._journal.add(entry)
-            with self._journal.attended(entry.run):
+            with self._journal.attended(entry.run):  # before it can be found
+                self._journal.add(entry)
                 run = self._run_of(agent, entry, measurement, on_event)
                 run.start()
                 return run.finish()
 
-    def resume(self, run: str, *, on_event: OnEvent | None = None) -> RunOutcome:
-        """Follows a run that was started before to its end, and brings its trace to where it was meant to go.
+    def resume(self, run: str, *, output: str | None = None, on_event: OnEvent | None = None) -> RunOutcome:
+        """Follows a run that was started before to its end, and brings its trace to `output`, or where it was to go.
 
         Raises:
             InvalidArgumentError: The journal knows no such run of this device.
@@ -216,7 +227,8 @@ class Device:
         entry = self._journal.find(run)
         if entry is None or entry.uri != self.uri:
             raise InvalidArgumentError(f"no run {run!r} of {self.uri} is open: `melt devices runs` lists them")
-        return self._finish(entry, Measurement(request={}), on_event)
+        placed = entry if output is None else replace(entry, output=absolute(output))
+        return self._finish(placed, Measurement(request={}), on_event)
 
     def open_runs(self) -> list[Entry]:
         """Returns the runs that this host has started here and not brought back."""
@@ -242,6 +254,7 @@ class Device:
             entry=entry,
             telemetry_s=measurement.telemetry_s,
             patience=measurement.patience,
+            timeout_s=measurement.timeout_s,
             on_event=on_event,
         )
 
@@ -252,6 +265,10 @@ class Device:
         if measurement.request.get("runtime") == "synthetic":
             return model, "", 0
         path = Path(model)
+        if path.is_dir():
+            raise InvalidArgumentError(
+                f"{model} is a folder: models of several files (MLC) are not sent to a device yet"
+            )
         size = path.stat().st_size if path.is_file() else 0
         remote, digest = deploy_model(
             self.transport,

@@ -27,7 +27,7 @@ from melt_core.errors import InvalidArgumentError, StorageError
 
 _MAX_SAMPLES_BYTES = 256 << 20
 _MAX_LINE_BYTES = 1 << 20
-_RUN_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$")
+_RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Journal:
     def entries(self) -> list[Entry]:
         """Returns all entries, the oldest first; damaged ones are passed over."""
         try:
-            names = sorted(path.name for path in self._folder.iterdir() if _RUN_NAME.match(path.name))
+            names = sorted(path.name for path in self._folder.iterdir() if _RUN_NAME.fullmatch(path.name))
         except OSError:
             return []
         found = [entry for name in names if (entry := self.find(name)) is not None]
@@ -114,6 +114,7 @@ class Journal:
         path = self._of(run) / "lock"
         with contextlib.ExitStack() as stack:
             try:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 file = stack.enter_context(path.open("w"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -147,7 +148,7 @@ class Journal:
             return
 
     def _of(self, run: str) -> Path:
-        if not _RUN_NAME.match(run):
+        if not _RUN_NAME.fullmatch(run):
             raise InvalidArgumentError(f"{run[:80]!r} is no name of a run: `melt devices runs` lists them")
         return self._folder / run
 

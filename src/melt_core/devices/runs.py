@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from melt_core.devices.agent import AgentClient, Reply
 from melt_core.devices.journal import Entry, Journal
 from melt_core.devices.observing import BURST, Observer, additions
@@ -33,10 +35,11 @@ from melt_core.errors import (
     TransientDeviceError,
 )
 from melt_core.trace import Trace
-from melt_core.trace.append import append_to_trace
-from melt_core.trace.format import ClockId
+from melt_core.trace.append import SampleSeries, append_to_trace
+from melt_core.trace.format import ChunkKind, ClockId
 from melt_core.trace.reader import TraceHeader, read_file
 from melt_core.trace.storage import written_atomically
+from melt_core.trace.tables import decode_text
 from melt_core.transports import RemotePath, Transport
 
 logger = logging.getLogger(__name__)
@@ -47,6 +50,8 @@ _RENEW_S = 30.0
 _POLL_S = 0.5
 _CANCEL_GRACE_S = 30.0
 MAX_TRACE_BYTES = 4 << 30
+#: A run that says it goes on is followed no longer than this.
+RUN_TIMEOUT_S = 86_400.0
 
 #: While a run goes on: a cable may be out for some minutes, an adb server is back in seconds.
 FOLLOW_PATIENCE = Patience(attempts=60, total_s=300.0, first_wait_s=0.2, longest_wait_s=10.0)
@@ -76,6 +81,7 @@ class DeviceRun:
     entry: Entry
     telemetry_s: float = 1.0
     patience: Patience = FOLLOW_PATIENCE
+    timeout_s: float = RUN_TIMEOUT_S
     on_event: OnEvent | None = None
 
     def start(self) -> None:
@@ -94,8 +100,9 @@ class DeviceRun:
             began = True
             self.agent.ask("start", run=self.entry.run, request=dict(self.entry.request))
 
-        self.observer.clock(BURST)
         try:
+            with contextlib.suppress(TransientDeviceError):  # what follows waits for the device, if need be
+                self.observer.clock(BURST)
             retried(f"start on {self.transport.uri}", begin, patience=self.patience)
         except TransientDeviceError as error:
             if isinstance(error, DeviceBusyError):
@@ -105,6 +112,10 @@ class DeviceRun:
         except MeltError:
             self.journal.remove(self.entry.run)
             raise
+
+    def exists(self) -> bool:
+        """Returns whether the device knows of the run; it does not if the host died before it could start it."""
+        return retried(f"look for a run on {self.transport.uri}", self._exists, patience=self.patience)
 
     def finish(self) -> RunOutcome:
         """Follows the run to its end and brings its trace back.
@@ -116,7 +127,7 @@ class DeviceRun:
         """
         interrupted = False
         try:
-            status = self._follow(None)
+            status = self._follow(self.timeout_s)
         except KeyboardInterrupt:
             interrupted = True
             with contextlib.suppress(TransientDeviceError):
@@ -131,7 +142,7 @@ class DeviceRun:
 
     # Following
 
-    def _follow(self, limit_s: float | None) -> Reply:
+    def _follow(self, limit_s: float) -> Reply:
         began = renewed = time.monotonic()
         next_telemetry = began
         while True:
@@ -140,8 +151,8 @@ class DeviceRun:
             if status.text("state", most=32) in FINAL:
                 return status
             now = time.monotonic()
-            if limit_s is not None and now - began > limit_s:
-                raise TransientDeviceError(f"the run did not end within {limit_s:.0f} s; {self._how_to_resume()}")
+            if now - began > limit_s:
+                raise TransientDeviceError(f"the run did not end within {limit_s:g} s; {self._how_to_resume()}")
             with contextlib.suppress(TransientDeviceError):  # the next status waits for the device, if need be
                 self.observer.clock()
                 if self.telemetry_s > 0 and now >= next_telemetry:
@@ -174,11 +185,11 @@ class DeviceRun:
         return True
 
     def _tell(self, status: Reply) -> None:
+        total = status.integer("repetitions", high=2**32) if status.has("repetitions") else 0
+        done = status.integer("repetition", high=2**32) if status.has("repetition") else 0
         if self.on_event is None:
             return
-        total = status.integer("repetitions", high=2**32) if status.has("repetitions") else 0
         if total:
-            done = status.integer("repetition", high=2**32) if status.has("repetition") else 0
             self.on_event({"event": "repetition", "done": min(done, total), "total": total})
         else:
             self.on_event({"event": "load", "done": 0.0})
@@ -210,7 +221,7 @@ class DeviceRun:
         if texts:
             metadata["warnings"] = texts
         try:
-            append_to_trace(pulled, output, metadata=metadata, series=added.series)
+            append_to_trace(pulled, output, metadata=metadata, series=_not_in(Trace.open(pulled), added.series))
         except StorageError as error:
             raise StorageError(f"{error}; the run is not lost: {self._how_to_resume()}") from error
         self._forget()
@@ -282,3 +293,11 @@ class DeviceRun:
             f"run {self.entry.run} goes on there without this host: `melt devices resume`, or the same command again, "
             "brings it back"
         )
+
+
+def _not_in(trace: Trace, series: tuple[SampleSeries, ...]) -> tuple[SampleSeries, ...]:
+    """Returns what the trace has no samples of: the device's own readings are nearer to what they measure."""
+    channels = trace.records(ChunkKind.CHANNELS)
+    read = channels[np.isin(channels["channel"], trace.records(ChunkKind.SAMPLES)["channel"])]
+    known = set(zip(decode_text(read["site"]), decode_text(read["kind"]), strict=True))
+    return tuple(one for one in series if (one.site, one.kind) not in known)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from melt_core.errors import MeltError
 from melt_core.runtime.machine import (
     build_info,
     counter_info,
@@ -18,6 +19,7 @@ from melt_core.runtime.machine import (
     runtime_names,
     sensors,
 )
+from melt_core.runtime.mlc import tvm_folders
 from melt_core.runtime.session import usable_cpus
 
 #: Channels of one sensor that are named.
@@ -71,9 +73,20 @@ def _runtimes() -> list[Finding]:
     findings = []
     for name in runtime_names():
         details = runtime_details(name)
+        if name == "mlc":
+            findings.append(_mlc())
+            continue
         commit = details.get("commit", "")[:12]
         findings.append(Finding(f"runtime {name}", "ok", f"levels tokens, ops{'; commit ' + commit if commit else ''}"))
     return findings
+
+
+def _mlc() -> Finding:
+    try:
+        folders = tvm_folders()
+    except MeltError as error:
+        return Finding("runtime mlc", "absent", str(error))
+    return Finding("runtime mlc", "ok", f"levels tokens, ops; TVM in {folders or os.environ['MELT_TVM_PATH']}")
 
 
 def _counter() -> Finding:

@@ -105,6 +105,8 @@ class Profiler:
         top_p: float = 0.95,
         seed: int = 0,
         ignore_eos: bool = False,
+        forced_ids: Sequence[int] = (),
+        keep_logits: bool = False,
         repeats: int = 1,
         warmup: int = 1,
         overhead_budget_s: float = 1.0,
@@ -122,6 +124,10 @@ class Profiler:
             top_p: Their probability mass, when temperature is above 0.
             seed: For drawing, and for the order of the overhead measurement.
             ignore_eos: Whether to go on after the end-of-text token, for a fixed number of tokens.
+            forced_ids: The output, replayed as it is: what is sampled is thrown away, so that two runtimes evaluate
+                the same tokens. It ends the run.
+            keep_logits: Whether to evaluate prompt and output once more at the end, not timed, and keep in the metadata
+                what comparing logits needs (docs/compare.md).
             repeats: Repetitions that count.
             warmup: Repetitions before those; in the trace, but marked.
             overhead_budget_s: Seconds for measuring what recording ops costs, for prefill and decode each; 0: not.
@@ -154,6 +160,8 @@ class Profiler:
             top_p=top_p,
             seed=seed,
             overhead_budget_s=overhead_budget_s,
+            forced_ids=checked_ids(forced_ids),
+            keep_logits=keep_logits,
         )
         result = self._core.run(options, on_repetition)
         return Completion(
@@ -280,7 +288,15 @@ def profile(
     from melt_core.profiling.remote import RemoteLLM, RemoteProfiler  # which build upon this module
 
     if isinstance(llm, RemoteLLM):
-        return RemoteProfiler(llm, levels=levels, output=output, metadata=metadata, log_bytes=log_bytes)
+        return RemoteProfiler(
+            llm,
+            levels=levels,
+            output=output,
+            metadata=metadata,
+            log_bytes=log_bytes,
+            sensors=sensors,
+            sensor_hz=sensor_hz,
+        )
     return Profiler(
         llm,
         levels=levels,

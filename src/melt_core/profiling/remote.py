@@ -21,7 +21,7 @@ from melt_core.devices import Device, GateLimits, Measurement, connect
 from melt_core.errors import InvalidArgumentError
 from melt_core.models import resolve
 from melt_core.profiling.isolated import ProfileResult
-from melt_core.profiling.profiler import DEFAULT_LOG_BYTES, Completion, Profiler, level_mask
+from melt_core.profiling.profiler import DEFAULT_LOG_BYTES, DEFAULT_SENSOR_HZ, Completion, Profiler, level_mask
 from melt_core.profiling.request import ProfileRequest
 from melt_core.runtime.session import LLM, ModelInfo
 from melt_core.runtime.tokenizer import Tokenizer, load_tokenizer
@@ -98,10 +98,14 @@ class RemoteProfiler(Profiler):
         output: str | PathLike[str] | None,
         metadata: Mapping[str, Any] | None,
         log_bytes: int = DEFAULT_LOG_BYTES,
+        sensors: str | Sequence[str] = "auto",
+        sensor_hz: float = DEFAULT_SENSOR_HZ,
         limits: GateLimits | None = None,
     ) -> None:
         """Use `melt.profile`."""
         level_mask(levels)
+        self._sensors = (sensors,) if isinstance(sensors, str) else tuple(sensors)
+        self._sensor_hz = sensor_hz
         self._llm = llm
         self._levels = (levels,) if isinstance(levels, str) else tuple(levels)
         self._metadata = dict(metadata or {})
@@ -124,6 +128,8 @@ class RemoteProfiler(Profiler):
         top_p: float = 0.95,
         seed: int = 0,
         ignore_eos: bool = False,
+        forced_ids: Sequence[int] = (),
+        keep_logits: bool = False,
         repeats: int = 1,
         warmup: int = 1,
         overhead_budget_s: float = 1.0,
@@ -150,11 +156,15 @@ class RemoteProfiler(Profiler):
             top_p=top_p,
             seed=seed,
             ignore_eos=ignore_eos,
+            forced_ids=tuple(forced_ids),
+            keep_logits=keep_logits,
             repeats=repeats,
             warmup=warmup,
             levels=self._levels,
             overhead_budget_s=overhead_budget_s,
             log_bytes=self._log_bytes,
+            sensors=self._sensors,
+            sensor_hz=self._sensor_hz,
             **asdict(self._llm.options),
         )
 

@@ -22,6 +22,9 @@ class ProfileRequest:
         prompt_ids: Token ids to replay.
         sensors: As in `profile`.
         idle_s: So long the sensors are read before the runs and after them, while nothing runs.
+        forced_ids: Output to replay, see `Profiler.run`.
+        keep_logits: Whether the trace is to hold what comparing logits needs.
+        model_lib: For the MLC runtime, the compiled model; None: the one in the model directory.
     """
 
     model: str
@@ -31,6 +34,8 @@ class ProfileRequest:
     chat: bool = False
     prompt_tokens: int | None = None
     prompt_ids: tuple[int, ...] | None = None
+    forced_ids: tuple[int, ...] = ()
+    keep_logits: bool = False
     max_tokens: int = 128
     temperature: float = 0.0
     top_k: int = 40
@@ -48,6 +53,7 @@ class ProfileRequest:
     check_tensors: bool = False
     repack: bool = True
     kv_type: str = "f16"
+    model_lib: str | None = None
     overhead_budget_s: float = 1.0
     log_bytes: int = DEFAULT_LOG_BYTES
     sensors: tuple[str, ...] = ("auto",)
@@ -63,7 +69,7 @@ class ProfileRequest:
         """Reads what `to_json` wrote."""
         values: dict[str, Any] = json.loads(text)
         known = {field.name for field in fields(ProfileRequest)}
-        for name in ("levels", "prompt_ids", "sensors"):
+        for name in ("levels", "prompt_ids", "forced_ids", "sensors"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         return ProfileRequest(**{name: value for name, value in values.items() if name in known})

@@ -10,7 +10,6 @@ out/state.json         how the last sitting ended
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -40,6 +39,7 @@ class SustainRequest:
         stop_temperature_c: Stop when a sensor of temperature reads so much; None: never.
         stop_site: Only the temperature of this site; None: the hottest.
         stop_charge_ratio: Stop when the battery is down to this share; None: never.
+        device: "local", or the name of a device, as "adb:SERIAL".
     """
 
     profile: ProfileRequest
@@ -47,6 +47,7 @@ class SustainRequest:
     stop_temperature_c: float | None = None
     stop_site: str | None = None
     stop_charge_ratio: float | None = None
+    device: str = "local"
 
     def __post_init__(self) -> None:
         """Checks the numbers. Raises: InvalidArgumentError."""
@@ -123,13 +124,36 @@ def resume(folder: str | Path, *, on_event: Callable[[dict[str, Any]], None] | N
     left_s = request.minutes * 60.0 - done_s
     if left_s <= 0:
         return open_segments(place)
-    output = place / f"segment-{len(segments(place)):03d}.melt"
+    reason = _here(request, place, done_s, left_s, on_event)
+    with written_atomically(place / STATE_FILE) as file:
+        file.write(json.dumps({"stopped_by": reason}).encode())
+    return open_segments(place)
+
+
+def _here(
+    request: SustainRequest,
+    place: Path,
+    done_s: float,
+    left_s: float,
+    on_event: Callable[[dict[str, Any]], None] | None,
+) -> str | None:
+    """Runs what is left, in a child process or on a device; returns why it ended."""
+
+    def next_segment() -> Path:
+        return place / f"segment-{len(segments(place)):03d}.melt"
+
+    if request.device != "local":
+        from melt_core.profiling.sustain_device import run_on_device
+
+        return run_on_device(
+            request, request.device, outputs=next_segment, done_s=done_s, left_s=left_s, on_event=on_event
+        )
+    output = next_segment()
     profile = replace(request.profile, output=str(output))
     line = json.dumps({"request": replace(request, profile=profile).to_json(), "seconds": left_s, "done_s": done_s})
     last = run_worker(_WORKER, line, output=str(output), name=profile.runtime, on_event=on_event)
-    with written_atomically(place / STATE_FILE) as file:
-        file.write(json.dumps({"stopped_by": last.get("stopped_by")}).encode())
-    return open_segments(place)
+    ended = last.get("stopped_by")
+    return ended if isinstance(ended, str) else None
 
 
 def segments(folder: Path) -> list[Path]:
@@ -181,9 +205,3 @@ def stopped_by(folder: Path) -> str | None:
         return None
     reason = state.get("stopped_by") if isinstance(state, dict) else None
     return reason if isinstance(reason, str) else None
-
-
-def remaining_s(folder: Path) -> float:
-    """Returns how many seconds are left of what was asked."""
-    done_s = math.fsum(map(seconds_run, open_segments(folder)))
-    return max(stored_request(folder).minutes * 60.0 - done_s, 0.0)

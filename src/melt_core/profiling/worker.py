@@ -83,6 +83,8 @@ def execute(request: ProfileRequest, send: Any) -> dict[str, Any]:
                 top_p=request.top_p,
                 seed=request.seed,
                 ignore_eos=request.ignore_eos or request.prompt_tokens is not None,
+                forced_ids=request.forced_ids,
+                keep_logits=request.keep_logits,
                 repeats=request.repeats,
                 warmup=request.warmup,
                 overhead_budget_s=request.overhead_budget_s,
@@ -120,6 +122,7 @@ def load_model(request: ProfileRequest, send: Any) -> LLM:
         check_tensors=request.check_tensors,
         repack=request.repack,
         kv_type=request.kv_type,
+        model_lib=request.model_lib,
         on_progress=report,
     )
 
@@ -145,13 +148,20 @@ def prompt_of(request: ProfileRequest, llm: LLM) -> str | list[int]:
 
 
 def model_file_metadata(request: ProfileRequest) -> dict[str, Any]:
-    """Returns size and SHA-256 of the model file, which tell two files of one name apart."""
+    """Returns size and SHA-256 of the model file, or of a directory's files in order: they tell two models apart."""
+    path = Path(request.model)
+    digest, n_bytes = hashlib.sha256(), 0
     try:
-        with Path(request.model).open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-            return {"sha256": digest.hexdigest(), "file_bytes": file.tell()}
+        for part in sorted(path.iterdir()) if path.is_dir() else [path]:
+            if part.is_dir():
+                continue
+            with part.open("rb") as file:
+                if part != path:
+                    digest.update(part.name.encode() + b"\0")
+                while block := file.read(1 << 20):
+                    digest.update(block)
+                n_bytes += file.tell()
+        return {"sha256": digest.hexdigest(), "file_bytes": n_bytes}
     except OSError:
         return {"missing": {"sha256": "the model is not a readable file"}}
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from melt_core.errors import InvalidArgumentError, MissingExtraError, ModelError
+from melt_core.errors import MissingExtraError, ModelError
 from melt_core.runtime.checks import checked_text
 
 #: The extra of this package that brings TVM and ``tokenizers``.
@@ -78,12 +78,12 @@ class MlcTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> bytes:
-        """Returns the text of token ids as UTF-8; bytes that are no whole character become U+FFFD."""
-        size = self._special.get_vocab_size(with_added_tokens=True)
-        for token in ids:
-            if not 0 <= token < size:
-                raise InvalidArgumentError(f"token id {token} is outside the vocabulary")
-        text: str = self._special.decode(list(ids), skip_special_tokens=False)
+        """Returns the text of token ids as UTF-8; bytes that are no whole character become U+FFFD.
+
+        A model may have more ids than its tokenizer, to fill up a block: those have no text.
+        """
+        known = [token for token in ids if self._special.id_to_token(token) is not None]
+        text: str = self._special.decode(known, skip_special_tokens=False)
         return text.encode()
 
     def format_chat(self, messages: Sequence[tuple[str, str]]) -> str:

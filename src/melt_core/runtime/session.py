@@ -16,6 +16,7 @@ from os import PathLike, fspath
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from melt_core.errors import InvalidArgumentError
 from melt_core.models import resolve
 from melt_core.runtime.checks import checked_ids, checked_number, checked_text
 from melt_core.runtime.core import _core
@@ -159,6 +160,8 @@ def load(
         CancelledError: Loading was interrupted.
     """
     if device != "local":
+        if model_lib is not None:
+            raise InvalidArgumentError("model_lib belongs to this machine: leave it out with `device`")
         from melt_core.profiling.remote import RemoteOptions, load_remote  # only here does loading lead to profiling
 
         options = RemoteOptions(n_ctx, n_batch, n_ubatch, n_threads, use_mmap, check_tensors, repack, kv_type)

@@ -13,12 +13,13 @@ from os import PathLike, fsencode
 
 from melt_core.runtime.checks import checked_ids, checked_text
 from melt_core.runtime.core import _core
+from melt_core.runtime.mlc import MlcTokenizer
 
 
 class Tokenizer:
     """Text to token ids and back. Made by `load_tokenizer`; may be used from several threads."""
 
-    def __init__(self, core: _core.Tokenizer) -> None:
+    def __init__(self, core: _core.Tokenizer | MlcTokenizer) -> None:
         """Wraps a tokenizer of the core; use `load_tokenizer`."""
         self._core = core
 
@@ -39,7 +40,10 @@ def load_tokenizer(model: str | PathLike[str], *, runtime: str = "llama.cpp") ->
     """Loads the vocabulary of a model file, which may be a file without weights.
 
     Raises:
+        MissingExtraError: The MLC runtime's tokenizer needs a package that is not installed.
         ModelError: The file is missing, damaged or has no vocabulary.
         InvalidArgumentError: This build has no such runtime.
     """
+    if runtime == "mlc":
+        return Tokenizer(MlcTokenizer(model))
     return Tokenizer(_core.Tokenizer(runtime, fsencode(model)))

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from melt_core.errors import InvalidArgumentError, StorageError, TraceError
-from melt_core.trace.chunks import Findings, find_chunks
+from melt_core.trace.chunks import Buffer, Findings, find_chunks
 from melt_core.trace.format import CHANNEL, CHUNK_MAGIC, FILE_HEADER, SAMPLE, TRACE_MAGIC, ChunkKind
 from melt_core.trace.storage import written_atomically
 
@@ -39,8 +40,8 @@ class SampleSeries:
     kind: str
     unit: str
     source: str
-    times_ns: Sequence[int]
-    values: Sequence[float]
+    times_ns: Sequence[int] | NDArray[np.int64]
+    values: Sequence[float] | NDArray[np.float64]
 
 
 def append_to_trace(
@@ -63,26 +64,27 @@ def append_to_trace(
         StorageError: A file cannot be read or written.
         InvalidArgumentError: The metadata is not JSON-able.
     """
-    try:
-        text = json.dumps(dict(metadata), allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(f"the metadata cannot be written as JSON: {error}") from error
     name = os.fspath(source)
     try:
         with Path(name).open("rb") as file:
             if os.fstat(file.fileno()).st_size < FILE_HEADER.itemsize:
                 raise TraceError(f"{name} was cut short inside its header: nothing was recorded")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
-                _write(buffer, name, target, text, series)
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer, written_atomically(target) as out:
+                write_appended(buffer, out, name=name, metadata=metadata, series=series)
     except (StorageError, BrokenPipeError):
         raise
     except OSError as error:
         raise StorageError.from_os_error("read", name, error) from error
 
 
-def _write(
-    buffer: mmap.mmap, name: str, target: str | os.PathLike[str], metadata: bytes, series: Sequence[SampleSeries]
+def write_appended(
+    buffer: Buffer, out: BinaryIO, *, name: str, metadata: Mapping[str, Any], series: Sequence[SampleSeries] = ()
 ) -> None:
+    """Writes the bytes of a trace with additions to an open file. Raises: as append_to_trace does."""
+    try:
+        text = json.dumps(dict(metadata), allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"the metadata cannot be written as JSON: {error}") from error
     head = np.frombuffer(bytes(buffer[: FILE_HEADER.itemsize]), FILE_HEADER)[0]
     start = int(head["header_bytes"])
     if bytes(head["magic"]) != TRACE_MAGIC or not FILE_HEADER.itemsize <= start <= len(buffer):
@@ -90,18 +92,17 @@ def _write(
     found = find_chunks(buffer, start)
     keep = _kept_bytes(found, start)
     channels, samples = _records(series, _next_channel(buffer, found))
-    with written_atomically(target) as out:
-        for at in range(0, min(keep, len(buffer)), _COPY_BYTES):
-            out.write(buffer[at : min(at + _COPY_BYTES, keep)])
-        out.write(bytes(max(keep - len(buffer), 0)))  # the padding that a cut took
-        _write_chunk(out, ChunkKind.METADATA, metadata)
-        if len(channels):
-            _write_chunk(out, ChunkKind.CHANNELS, channels.tobytes(), CHANNEL.itemsize)
-        step = _MAX_PAYLOAD_BYTES // SAMPLE.itemsize
-        for at in range(0, len(samples), step):
-            _write_chunk(out, ChunkKind.SAMPLES, samples[at : at + step].tobytes(), SAMPLE.itemsize)
-        if found.complete:
-            _write_chunk(out, ChunkKind.END, b"")
+    for at in range(0, min(keep, len(buffer)), _COPY_BYTES):
+        out.write(buffer[at : min(at + _COPY_BYTES, keep)])
+    out.write(bytes(max(keep - len(buffer), 0)))  # the padding that a cut took
+    _write_chunk(out, ChunkKind.METADATA, text)
+    if len(channels):
+        _write_chunk(out, ChunkKind.CHANNELS, channels.tobytes(), CHANNEL.itemsize)
+    step = _MAX_PAYLOAD_BYTES // SAMPLE.itemsize
+    for at in range(0, len(samples), step):
+        _write_chunk(out, ChunkKind.SAMPLES, samples[at : at + step].tobytes(), SAMPLE.itemsize)
+    if found.complete:
+        _write_chunk(out, ChunkKind.END, b"")
 
 
 def _kept_bytes(found: Findings, start: int) -> int:
@@ -111,7 +112,7 @@ def _kept_bytes(found: Findings, start: int) -> int:
     return found.chunks[-1].end if found.chunks else start
 
 
-def _next_channel(buffer: mmap.mmap, found: Findings) -> int:
+def _next_channel(buffer: Buffer, found: Findings) -> int:
     numbers = [0]
     for chunk in found.chunks:
         if chunk.kind == ChunkKind.CHANNELS and chunk.record_bytes >= 4 and chunk not in found.damaged:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melt_core.trace import tables
+from melt_core.trace.chunks import Buffer
 from melt_core.trace.context import OpContext
 from melt_core.trace.format import RECORDS, ChunkKind
 from melt_core.trace.reader import TraceContents, TraceHeader, read_buffer, read_file
@@ -63,9 +64,14 @@ class Trace:
             StorageError: if the disk is full or the place cannot be written; a file that was there is unchanged.
         """
         with written_atomically(path) as file:
-            file.write(self._contents.buffer)
+            file.write(self.buffer)
 
     # What is in it
+
+    @property
+    def buffer(self) -> Buffer:
+        """The bytes of the file."""
+        return self._contents.buffer
 
     @property
     def path(self) -> str | None:

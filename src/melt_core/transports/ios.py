@@ -2,19 +2,19 @@
 
 That program is licensed under the GPL: it runs as a process of its own, as the user installed it, and is never
 imported. iOS has no shell, so what a device can do here is less: files go in and out of the Documents folder of the app
-that hosts the agent, that app can be launched, and lines travel as files (see ``_Mailbox``).
+that hosts the core (cpp/agent/ios), and that app is launched with a request in its environment. It leaves the run's
+status and trace in that folder, to be pulled.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import re
-import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 from melt_core.errors import DeviceError, InvalidArgumentError, StorageError, TransientDeviceError
@@ -24,7 +24,6 @@ from melt_core.transports.base import (
     DEFAULT_RUN_TIMEOUT_S,
     DEFAULT_STALL_S,
     DEFAULT_TRANSFER_TIMEOUT_S,
-    MAX_LINE_BYTES,
     Cancel,
     LineChannel,
     OnOutput,
@@ -36,20 +35,18 @@ from melt_core.transports.base import (
 )
 from melt_core.transports.local import LocalTransport
 from melt_core.transports.paths import RemotePath
-from melt_core.transports.process import SLICE_S, Deadline
+from melt_core.transports.process import Deadline
 from melt_core.transports.quoting import quote
 
 #: The app of cpp/agent/ios; a build signed by somebody else has another identifier.
 DEFAULT_BUNDLE_ID = "org.melt-core.agent"
-#: What `apps push --documents` calls the app's Documents folder, and our folder in it; the app makes it at its start.
-WORK_DIR = "/Documents/melt"
+#: What `apps push --documents` calls the app's Documents folder.
+WORK_DIR = "/Documents"
 _BLOCK_BYTES = 512  # the unit of ulimit -f
 _TOOL_OUTPUT_BYTES = 1 << 20
 #: Parts of the program's messages after which the same call may succeed, and those where the app is missing a file.
 _PASSING = ("usbmuxd", "not connected", "no device", "terminated", "timeout", "timed out", "connection", "unreachable")
 _NOT_FOUND = ("object_not_found", "not found", "no such file", "does not exist")
-
-logger = logging.getLogger(__name__)
 
 
 class IosTransport(Transport):
@@ -115,14 +112,30 @@ class IosTransport(Transport):
             raise self._error(arguments, result)
         return result
 
-    def launch(self, arguments: Sequence[str] = (), *, timeout_s: float = DEFAULT_RUN_TIMEOUT_S) -> int:
+    def launch(
+        self,
+        arguments: Sequence[str] = (),
+        *,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        timeout_s: float = DEFAULT_RUN_TIMEOUT_S,
+    ) -> int:
         """Starts the app (a running one is ended first) and returns its process id.
 
         Needs Developer Mode, a mounted developer image and, from iOS 17, a tunnel.
+
+        Args:
+            arguments: The app's arguments.
+            environment: Its environment, such as ``MELT_RUN`` and ``MELT_REQUEST`` for the app of cpp/agent/ios.
+            timeout_s: After so many seconds the attempt is ended.
         """
+        options: list[str] = []
+        for name, value in environment.items():
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise InvalidArgumentError(f"{name!r} is no name of an environment variable")
+            options += ["--env", f"{name}={value}"]
         # The program takes one string and splits it as a shell would.
         line = " ".join(quote(argument) for argument in (self._bundle_id, *arguments))
-        said = self.call(["developer", "dvt", "launch", line], timeout_s=timeout_s).text
+        said = self.call(["developer", "dvt", "launch", *options, line], timeout_s=timeout_s).text
         found = re.search(r"launched with pid ([0-9]{1,10})", said)
         if found is None:
             raise DeviceError(f"{self.uri} did not say that {self._bundle_id} was launched: {said.strip()[:200]!r}")
@@ -201,11 +214,8 @@ class IosTransport(Transport):
         self._cannot("run commands")
 
     def open_channel(self, argv: Sequence[str]) -> LineChannel:
-        """Launches the app with the arguments after the program's name, and returns the channel to its agent."""
-        arguments = list(argv)
-        session = secrets.token_hex(8)
-        self.launch([*arguments[1:], "--mailbox", session])
-        return _Mailbox(self, session)
+        """Raises: a host cannot write to an app. ``launch`` gives it its request, ``pull`` fetches what it left."""
+        self._cannot("keep a channel open (launch the app with its request, then pull the run's files)")
 
     def list(self, folder: RemotePath, *, timeout_s: float = DEFAULT_RUN_TIMEOUT_S) -> tuple[RemoteFile, ...]:
         """Raises: the tool has no listing that a program can read. The agent's request ``files`` has one."""
@@ -261,72 +271,6 @@ class IosTransport(Transport):
 
 class _NotThereError(DeviceError):
     """The file or its folder is not on the device."""
-
-
-class _Mailbox(LineChannel):
-    """Lines to and from the agent's app, each a file, since an app has no standard input that a host can reach.
-
-    Line number N goes to ``mailbox/in/SESSION-N``, complete when it ends in a newline; the app answers with
-    ``mailbox/out/SESSION-N``, which it writes under another name and renames. The app removes what it has read, and an
-    answer when the next request comes. Each way takes as long as the tool needs to start: about a second.
-    """
-
-    def __init__(self, transport: IosTransport, session: str) -> None:
-        self._transport = transport
-        self._session = session
-        self._sent = 0
-        self._received = 0
-        self._closed = False
-
-    def send(self, line: bytes, *, timeout_s: float = DEFAULT_RUN_TIMEOUT_S, cancel: Cancel | None = None) -> None:
-        """Sends one line; see the interface."""
-        if b"\n" in line or len(line) >= MAX_LINE_BYTES:
-            raise InvalidArgumentError(f"a line has no newline in it and fewer than {MAX_LINE_BYTES} bytes")
-        self._check_open()
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(line + b"\n")
-            file.flush()
-            target = self._path("in", self._sent + 1)
-            self._transport.push(Path(file.name), target, timeout_s=timeout_s, cancel=cancel)
-        self._sent += 1
-
-    def receive(self, *, timeout_s: float = DEFAULT_RUN_TIMEOUT_S, cancel: Cancel | None = None) -> bytes:
-        """Returns the answer to the oldest line that has none yet; see the interface."""
-        self._check_open()
-        if self._received == self._sent:
-            raise InvalidArgumentError("nothing was asked: an agent speaks only when asked")
-        deadline = Deadline(timeout_s, what=f"wait for the agent's app on {self._transport.uri}", cancel=cancel)
-        source = self._path("out", self._received + 1)
-        with tempfile.TemporaryDirectory() as folder:
-            target = Path(folder) / "line"
-            while True:
-                slice_s = deadline.slice_s()
-                try:
-                    self._transport.pull(
-                        source, target, max_bytes=MAX_LINE_BYTES, timeout_s=deadline.left_s(), cancel=cancel
-                    )
-                    break
-                except _NotThereError:
-                    deadline.pause(min(slice_s, SLICE_S))
-            line = target.read_bytes()
-        self._received += 1
-        return line.removesuffix(b"\n")
-
-    @property
-    def errors(self) -> str:
-        """Nothing: an app has no standard error that a host can reach."""
-        return ""
-
-    def close(self) -> None:
-        """Forgets the channel; the app goes on, as do the runs it has started."""
-        self._closed = True
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise TransientDeviceError(f"the channel to {self._transport.uri} is closed: open a new one")
-
-    def _path(self, box: str, number: int) -> RemotePath:
-        return RemotePath(("mailbox", box, f"{self._session}-{number}"))
 
 
 def _hash_of(path: Path) -> str:

@@ -109,8 +109,3 @@ class Deadline:
                 f"nothing moved for {self._stall_s:g} s: {self._what}; check the cable or the network, then try again"
             )
         return min(SLICE_S, left_s)
-
-    @staticmethod
-    def pause(seconds: float) -> None:
-        """Sleeps a slice before the next look at something that has no way to wait."""
-        time.sleep(seconds)

@@ -1,12 +1,12 @@
 """What every device with a shell has in common: all of the interface, built on one primitive, ``spawn``.
 
 The scripts here are constants, run by the device's ``sh``; what varies reaches them as ``"$1"``, ``"$2"``. They use
-what toybox (Android 8 and newer), busybox and GNU have alike: cat, chmod, find, mkdir, mv, rm, sha256sum, stat, tail.
+what toybox (Android 8 and newer), busybox and GNU have alike: cat, chmod, dd, find, mkdir, mv, rm, sha256sum, stat,
+tail.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 import threading
@@ -43,8 +43,6 @@ _MAKE_WORK_DIR = 'mkdir -p "$1" && cd "$1" && pwd -P'
 _REMOVE = 'exec rm -rf "$1"'
 _KIND_BITS = 0o170000
 _KINDS: dict[int, str] = {0o100000: "file", 0o040000: "folder", 0o120000: "link"}
-
-logger = logging.getLogger(__name__)
 
 
 class ShellTransport(Transport):

@@ -24,6 +24,7 @@ class LlamaSession final : public Session {
   void reset(const SamplerOptions& sampler) override;
   EvalStatus evaluate(const std::int32_t* ids, std::size_t n) override;
   std::int32_t sample() override;
+  const float* logits() noexcept override { return has_logits_ ? llama_get_logits_ith(context_.get(), -1) : nullptr; }
   /// For benchmarks that let several sessions take turns: an idle pool's threads poll for a third of a second.
   ggml_threadpool* pool() noexcept { return pool_.get(); }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attribution.h"
 
+#include <algorithm>
 #include <cctype>
 #include <cstdlib>
 #include <string_view>
@@ -101,15 +102,44 @@ class Attributor {
     } else if (outer != nullptr) {
       described.layer = outer->layer;
       described.module = first == "SET_ROWS" ? "kv-cache" : first == "ROPE" ? "rope" : outer->module;
+    } else if (works_out_shapes(described)) {
+      described.module = "runtime";
     } else if (!described.operands.weights.empty()) {
       const std::string& name = described.operands.weights.front().parameter->name;
       described.layer = layer_of_name(name);
-      described.module = module_of_weight(name, first);
-    } else if (first == "GET_ROWS") {
-      described.module = "lm_head";  // the choice of the token that has an output
+      described.module = module_of_weight(name, is_read_by_rows(described) ? "GET_ROWS" : first);
+    } else if (first == "GET_ROWS") {  // of a table that was unpacked first; or the choice of the token with an output
+      described.module = takes_ids(described) ? "embedding" : "lm_head";
     } else {
       describe_by_inputs(described);
     }
+  }
+
+  /// Compiled arithmetic on extents, for shapes that depend on the number of tokens.
+  bool works_out_shapes(const DescribedCall& described) const {
+    for (const auto* tensors : {&described.operands.inputs, &described.operands.outputs}) {
+      for (const CapturedTensor* tensor : *tensors) {
+        if (tensor->type.code != kDLInt || tensor->type.bits != 64)
+          return false;
+      }
+    }
+    return described.operands.weights.empty();
+  }
+
+  static bool takes_ids(const DescribedCall& described) {
+    return std::any_of(described.operands.inputs.begin(), described.operands.inputs.end(),
+                       [](const CapturedTensor* input) { return input->type.code == kDLInt; });
+  }
+
+  /// Whether a packed table is unpacked for a lookup: the next kernel says so.
+  bool is_read_by_rows(const DescribedCall& described) const {
+    for (std::size_t i = static_cast<std::size_t>(&described - result_.data()); i < result_.size(); ++i) {
+      const DescribedCall& later = result_[i];
+      if (&later == &described || later.call->function->kind != FunctionKind::kKernel)
+        continue;
+      return described.op_types.front() == "CPY" && later.op_types.front() == "GET_ROWS" && takes_ids(later);
+    }
+    return false;
   }
 
   static std::string module_of_weight(const std::string& name, const std::string& op_type) {
@@ -174,7 +204,8 @@ class Attributor {
         const DescribedCall& later = result_[found->second];
         if (described.module.empty())
           described.module = later.module;
-        if (described.layer < 0 && described.operands.weights.empty() && described.module != "lm_head")
+        const bool in_layers = described.module != "lm_head" && described.module != "embedding";
+        if (described.layer < 0 && described.operands.weights.empty() && in_layers)
           described.layer = later.layer;
         reader.erase(found);  // what lies there before is another value
       }

@@ -40,6 +40,42 @@ std::string elf_processor(const unsigned char* head) {
   }
 }
 
+/// Raises if a 64-bit ELF file ends before its headers say: the loader would map what is not there, and the process die
+/// of the first access (SIGBUS).
+void require_whole(const std::string& path, std::ifstream& file) {
+  constexpr std::size_t kHeader = 64, kSegment = 56;  // sizeof(Elf64_Ehdr), sizeof(Elf64_Phdr)
+  file.clear();
+  file.seekg(0, std::ios::end);
+  const auto size = static_cast<std::uint64_t>(file.tellg());
+  const auto read_at = [&](std::uint64_t offset, char* to, std::size_t n) {
+    file.clear();
+    file.seekg(static_cast<std::streamoff>(offset));
+    file.read(to, static_cast<std::streamsize>(n));
+    if (static_cast<std::size_t>(file.gcount()) != n)
+      refuse("the model library " + path + " is cut short: fetch or compile it again");
+  };
+  const auto number = [](const char* from, std::size_t n) {
+    std::uint64_t value = 0;
+    std::memcpy(&value, from, n);  // little-endian, as all processors here are
+    return value;
+  };
+  char header[kHeader];
+  read_at(0, header, kHeader);
+  if (header[4] != 2 || header[5] != 1)
+    return;
+  std::uint64_t end = number(header + 40, 8) + number(header + 60, 2) * number(header + 58, 2);  // section headers
+  const std::uint64_t segments = number(header + 32, 8), n_segments = number(header + 56, 2);
+  for (std::uint64_t i = 0; i < n_segments; ++i) {
+    char segment[kSegment];
+    read_at(segments + i * kSegment, segment, kSegment);
+    end = std::max(end, number(segment + 8, 8) + number(segment + 32, 8));  // p_offset + p_filesz
+  }
+  if (end > size) {
+    refuse("the model library " + path + " is cut short: it has " + std::to_string(size) + " of its " +
+           std::to_string(end) + " bytes; fetch or compile it again");
+  }
+}
+
 /// cputype of <mach/machine.h>.
 std::string mach_processor(const unsigned char* head) {
   std::uint32_t type = 0;
@@ -58,8 +94,10 @@ std::string processor_of(const std::string& path) {
   if (file.gcount() != sizeof head)
     refuse("the model library " + path + " cannot be read, or is cut short");
   constexpr unsigned char kMach64[4] = {0xCF, 0xFA, 0xED, 0xFE};
-  if (std::memcmp(head, "\177ELF", 4) == 0)
+  if (std::memcmp(head, "\177ELF", 4) == 0) {
+    require_whole(path, file);
     return elf_processor(head);
+  }
   if (std::memcmp(head, kMach64, 4) == 0)
     return mach_processor(head);
   refuse("the model library " + path + " is no shared library (ELF or Mach-O): compile the model for this machine");

@@ -33,7 +33,8 @@ MemoryPlan plan_memory(const ModelFolder& folder, const LibraryMetadata& metadat
   MemoryPlan plan;
   plan.weights_bytes = folder.weights_bytes;
   plan.n_ctx = options.n_ctx == 0 ? folder.context_window_size : options.n_ctx;
-  const std::uint64_t n_tokens = (plan.n_ctx + kPageTokens - 1) / kPageTokens * kPageTokens;
+  // paged_kv_cache.cc takes one page more than the tokens fill.
+  const std::uint64_t n_tokens = ((plan.n_ctx + kPageTokens - 1) / kPageTokens + 1) * kPageTokens;
   plan.cache_bytes = 2 * n_tokens * metadata.n_layer * metadata.n_kv_heads * metadata.head_dim *
                      cache_value_bytes(folder.quantization);
   plan.activation_bytes = metadata.activation_bytes;

@@ -23,7 +23,7 @@ OpDefinition blank(std::uint32_t node) {
   definition.node = node;
   definition.layer = -1;
   definition.n_fused = 1;
-  definition.flops = definition.bytes_read = definition.bytes_written = std::nan("");
+  definition.flops = definition.bytes_read = definition.bytes_written = definition.live_bytes = std::nan("");
   set_text(definition.backend, "CPU");
   set_text(definition.buffer, "none");
   for (std::int64_t& extent : definition.shape)

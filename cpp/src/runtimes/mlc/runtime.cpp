@@ -38,7 +38,7 @@ class MlcRuntime final : public Runtime {
   MemoryForecast predict_memory(const ModelOptions& options) const override { return mlc::predict_memory(options); }
 
   std::unique_ptr<TextCodec> load_text(const std::string& path) const override {
-    return std::make_unique<Text>(read_model_folder(path).stop_ids, nullptr);
+    return std::make_unique<Text>(read_model_folder(path), nullptr);
   }
 };
 

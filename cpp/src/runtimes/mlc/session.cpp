@@ -56,7 +56,7 @@ MlcSession::MlcSession(const ModelOptions& options, bool hooks_are_idle)
   fill_info(options);
   make_cache(options);
   load_weights(options);
-  text_ = std::make_unique<Text>(folder_.stop_ids, options.text);
+  text_ = std::make_unique<Text>(folder_, options.text);
   sampler_.emplace(info_.n_vocab);
   try_out();
   info_.memory = {{"weights", "TVM weights", weights_->bytes()}, {"kv", "TVM pages", plan.cache_bytes}};
@@ -274,7 +274,7 @@ EvalStatus MlcSession::evaluate(const std::int32_t* ids, std::size_t n) {
   return EvalStatus::kOk;
 }
 
-const float* MlcSession::logits() const noexcept {
+const float* MlcSession::logits() noexcept {
   const DLTensor* tensor = logits_.as_tensor();
   if (tensor == nullptr || tensor->dtype.code != kDLFloat || tensor->dtype.bits != 32 || tensor->ndim == 0)
     return nullptr;

@@ -28,8 +28,7 @@ class MlcSession final : public Session {
   void reset(const SamplerOptions& sampler) override;
   EvalStatus evaluate(const std::int32_t* ids, std::size_t n) override;
   std::int32_t sample() override;
-  /// Logits of the last token evaluated, [n_vocab] float32; null if there are none.
-  const float* logits() const noexcept;
+  const float* logits() noexcept override;
   /// For benchmarks.
   const ModelLibrary& library() const noexcept { return *library_; }
 

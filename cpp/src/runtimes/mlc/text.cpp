@@ -22,6 +22,10 @@ std::vector<std::int32_t> Text::encode(std::string_view text, bool add_special, 
 }
 
 std::string Text::decode(const std::vector<std::int32_t>& ids) const {
+  for (const std::int32_t id : ids) {
+    if (id < 0 || static_cast<std::uint32_t>(id) >= vocab_size_)
+      throw Error(ErrorKind::kInvalidArgument, "token id " + std::to_string(id) + " is outside the vocabulary");
+  }
   return tokenizer_ ? tokenizer_->decode(ids) : std::string();
 }
 

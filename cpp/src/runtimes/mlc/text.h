@@ -7,14 +7,15 @@
 #include <vector>
 
 #include "melt/runtime.h"
+#include "model_folder.h"
 
 namespace melt::mlc {
 
 class Text final : public TextCodec {
  public:
   /// `tokenizer` may be null: then ids can be passed in, and come out.
-  Text(std::vector<std::int32_t> stop_ids, std::shared_ptr<const TextCodec> tokenizer)
-      : stop_ids_(std::move(stop_ids)), tokenizer_(std::move(tokenizer)) {}
+  Text(const ModelFolder& folder, std::shared_ptr<const TextCodec> tokenizer)
+      : vocab_size_(folder.vocab_size), stop_ids_(folder.stop_ids), tokenizer_(std::move(tokenizer)) {}
 
   std::vector<std::int32_t> encode(std::string_view text, bool add_special, bool parse_special) const override;
   /// Empty without a tokenizer.
@@ -24,6 +25,7 @@ class Text final : public TextCodec {
   bool is_end_of_text(std::int32_t id) const override;
 
  private:
+  std::uint32_t vocab_size_;
   std::vector<std::int32_t> stop_ids_;
   std::shared_ptr<const TextCodec> tokenizer_;
 };
