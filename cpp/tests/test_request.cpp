@@ -77,11 +77,12 @@ TEST_CASE("request: every field arrives") {
           "levels": ["memory", "counters"], "sensors": ["none"], "sensor_hz": 5, "idle_s": 1.5,
           "runtime_path": "/lib/a", "model_lib": "b.so", "n_ctx": 64, "n_batch": 32, "n_ubatch": 16, "n_threads": 3,
           "use_mmap": false, "check_tensors": true, "repack": false, "kv_type": "q8_0", "overhead_budget_s": 0,
-          "log_bytes": 4096, "prompt_ids": [1, 2], "metadata": {"a": [1]}})");
+          "log_bytes": 4096, "prompt_ids": [1, 2], "forced_ids": [3], "metadata": {"a": [1]}})");
   CHECK(request.runtime == "synthetic");
   CHECK(request.chat);
   CHECK(request.run.prompt == "p");
   CHECK(request.run.prompt_ids == std::vector<std::int32_t>{1, 2});
+  CHECK(request.run.forced_ids == std::vector<std::int32_t>{3});
   CHECK(request.run.max_tokens == 5);
   CHECK(request.run.sampler.temperature == 0.5f);
   CHECK(request.run.sampler.top_k == 3);
