@@ -14,7 +14,9 @@ namespace melt {
 
 class FakeRoot {
  public:
-  FakeRoot() : folder_(std::filesystem::temp_directory_path() / ("melt-root-" + std::to_string(rand()))) {
+  FakeRoot()
+      : folder_(std::filesystem::temp_directory_path() /
+                ("melt-root-" + std::to_string(getpid()) + "-" + std::to_string(rand()))) {
     std::filesystem::create_directories(folder_);
     setenv("MELT_PROCFS_ROOT", folder_.c_str(), 1);
     setenv("MELT_SYSFS_ROOT", folder_.c_str(), 1);
