@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -12,6 +13,11 @@ import adbutils
 
 from fakes.adbd import Daemon
 from melt_core.transports import AdbServer, list_adb_devices
+
+
+def ends_with_us() -> list[str]:
+    """Returns what stands before a command that must not outlive the tests, even when these are killed."""
+    return ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
 
 
 def free_port() -> int:
@@ -50,7 +56,7 @@ class AdbServerProcess:
         }
 
     def start(self) -> None:
-        command = [adbutils.adb_path(), "-L", f"tcp:localhost:{self.port}", "server", "nodaemon"]
+        command = [*ends_with_us(), adbutils.adb_path(), "-L", f"tcp:localhost:{self.port}", "server", "nodaemon"]
         with (self._home / "adb.log").open("ab") as log:
             self._process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
         end = time.monotonic() + 20

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import pytest
 
-from fakes.adb_phone import free_port
+from fakes.adb_phone import ends_with_us, free_port
 
 ROOTS = Path(__file__).parents[2] / "build/device-roots"
 #: Everything the emulator knows, without its slow pointer authentication.
@@ -107,7 +107,9 @@ class Board:
         (self.folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {public}")
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd separates its privileges
         with (self.folder / "sshd.log").open("wb") as log:
-            self._process = subprocess.Popen([program, "-D", "-e", "-f", str(config)], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [*ends_with_us(), program, "-D", "-e", "-f", str(config)], stdout=log, stderr=log
+            )
         end = time.monotonic() + 10
         while f"port {self.port}" not in (self.folder / "sshd.log").read_text():
             assert self._process.poll() is None, (self.folder / "sshd.log").read_text()
