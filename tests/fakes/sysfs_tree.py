@@ -142,7 +142,8 @@ class SysfsTree:
         return (time.monotonic_ns() - self.zero_ns) / 1e9
 
     def start(self, *, rate_hz: float = 1000.0) -> None:
-        """Starts the thread that moves the files; now is time 0."""
+        """Starts the thread that moves the files, anew if there is one; now is time 0."""
+        self.stop()
         self.zero_ns = time.monotonic_ns()
         self._ending.clear()
         self._thread = threading.Thread(target=self._drive, args=(rate_hz,), daemon=True)
