@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 _HEAD_ROWS = 20
-_MIN_TEXT_WIDTH = 10
+_MIN_TEXT_WIDTH = 16
 
 #: Suffix of a column's name -> how its values are shown; the suffix is then left out of the heading.
 _BY_SUFFIX: tuple[tuple[str, Callable[[Any], str]], ...] = (
