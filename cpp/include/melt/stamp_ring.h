@@ -69,7 +69,7 @@ struct __attribute__((aligned(64))) melt_stamp_ring {
   uint32_t count;   /* stamps of the last graph */
   uint32_t dropped; /* groups of the last graph that found the ring full */
   uint32_t reserved;
-  uint64_t thread_begin;              /* when this thread began the last graph */
+  uint64_t thread_begin;              /* when this thread began the last graph; of thread 0, when the graph began */
   uint64_t thread_end;                /* thread 0 only: when it was out of the last barrier */
   struct melt_counter_ring* counters; /* null without level `counters` */
 };
