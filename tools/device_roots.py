@@ -30,6 +30,7 @@ BOARD_PACKAGES = (
     "dash",
     "coreutils",
     "findutils",
+    "grep",
     "procps",
     "libproc2-0",
     "libacl1",
