@@ -4,14 +4,10 @@
 #include "melt/environment.h"
 #include "melt/error.h"
 #include "melt/run.h"
+#include "require.h"
 
 namespace melt {
 namespace {
-
-void require(bool condition, const std::string& message) {
-  if (!condition)
-    throw Error(ErrorKind::kInvalidArgument, message);
-}
 
 void check_options(const ModelOptions& options) {
   require(options.n_threads >= 1, "n_threads is 0: give at least 1 thread");

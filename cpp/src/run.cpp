@@ -15,6 +15,7 @@
 #include "op_records.h"
 #include "overhead.h"
 #include "repetition.h"
+#include "require.h"
 #include "run_metadata.h"
 #include "sampling.h"
 #include "token_scores.h"
@@ -24,11 +25,6 @@ namespace {
 
 constexpr double kMaxIdleS = 600.0;  // as long as there is room for samples
 constexpr double kIdleSliceS = 0.1;  // between two looks for a cancel
-
-void require(bool condition, const std::string& message) {
-  if (!condition)
-    throw Error(ErrorKind::kInvalidArgument, message);
-}
 
 void check_id(std::int32_t id, std::uint32_t n_vocab) {
   require(id >= 0 && static_cast<std::uint32_t>(id) < n_vocab,
