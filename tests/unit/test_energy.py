@@ -225,8 +225,23 @@ class TestBadSensors:
     def test_a_counter_that_wraps_at_no_known_value_is_named(self) -> None:
         made = EnergyTrace.of(DEVICE, RUNS, [read("package-0", "energy", wrap=20.0)])
         report = energy_of(made.trace)
-        assert any("where it begins again is not known" in text for text in report.warnings)
+        assert any("where it begins again is not known (" in text for text in report.warnings)
         assert report.total.gross_j == pytest.approx(made.truth_j("package-0", "total"), rel=0.01)
+
+    def test_a_counter_that_may_have_wrapped_unseen_is_no_number(self) -> None:
+        # GIVEN a counter of 20 J that nobody read for 6 s, in which it began again at least once
+        series = read("package-0", "energy", wrap=20.0)
+        time_s = series.time_ns / 1e9
+        kept = (time_s < RUNS[1].start_s) | (time_s > RUNS[1].start_s + 6.0)
+        series = replace(series, time_ns=series.time_ns[kept], value=series.value[kept])
+        metadata = {"sensors": {"counter_ranges": {"package-0/energy": 20.0}}}
+        report = energy_of(EnergyTrace.of(DEVICE, RUNS, [series], metadata=metadata).trace)
+        # THEN it is not taken for one wrap, and the runs beside it keep their figures
+        assert report.total.gross_j is None
+        assert "may have begun again" in (report.total.reason or "")
+        assert report.runs[0].gross_j == pytest.approx(
+            DEVICE.energy_j("package-0", RUNS[0].start_s, RUNS[0].end_s), rel=0.01
+        )
 
     def test_gaps_are_filled_only_where_they_are_short(self) -> None:
         series = read(noise_ratio=0.01)

@@ -8,8 +8,9 @@
 namespace melt {
 namespace {
 
-constexpr double kMaxPowerW = 5'000;   // of one counter: no package or rail draws more
-constexpr double kMinElapsedS = 1e-3;  // counters are updated in steps of about this
+constexpr double kMaxPowerW = 5'000;    // of one counter: no package or rail draws more
+constexpr double kMaxSteadyW = 1'000;   // nor so much for as long as a counter takes to begin again, minutes
+constexpr double kMinElapsedS = 1e-3;   // counters are updated in steps of about this
 
 class NumberReader final : public ValueReader {
  public:
@@ -67,10 +68,19 @@ class CounterReader final : public ValueReader {
       total_j_ = now_j;
       return total_j_;
     }
-    if (step_j < 0 || step_j / elapsed_s > kMaxPowerW)  // what was used meanwhile is not known: it counts on from here
-      return fault_value(fell ? ReadingFault::kReset : ReadingFault::kImpossible);
+    if (range_j_ > 0 && elapsed_s * kMaxSteadyW > range_j_)  // it may have begun again once more, unseen
+      return lost(ReadingFault::kReset);
+    if (step_j < 0 || step_j / elapsed_s > kMaxPowerW)
+      return lost(fell ? ReadingFault::kReset : ReadingFault::kImpossible);
     total_j_ += step_j;
     return total_j_;
+  }
+
+  /// What was used since the last reading is not known. The total begins anew: that it falls tells those who work with
+  /// it that something is not in it, also where the list of faults is full.
+  double lost(ReadingFault why) noexcept {
+    total_j_ = 0;
+    return fault_value(why);
   }
 
  private:

@@ -106,22 +106,34 @@ def _counter(supply: Supply) -> tuple[Array, Array, Array, list[Problem]]:
     back = steps < 0
     if supply.range_j is not None:
         steps = np.where(back, steps + supply.range_j, steps)
-    elif back.any() and not supply.is_battery:
-        at = np.flatnonzero(back)
-        text = f"{supply.name} fell {len(at)} times, and where it begins again is not known: what passed is not counted"
-        problems.append(Problem("reset", int(supply.time_ns[at[0]]), int(supply.time_ns[at[-1] + 1]), text))
+    elif not supply.is_battery:
+        problems += _counter_problem(supply, "reset", back, "fell, and where it begins again is not known")
     power = steps / seconds
     unknown = back & (supply.range_j is None) if not supply.is_battery else np.zeros(len(steps), np.bool_)
     good = power[~unknown & (steps > 0)]
     if len(good):
-        jump = (np.abs(power) > _JUMP_RATIO * float(np.percentile(good, 99))) & ~unknown
-        if jump.any():
-            at = np.flatnonzero(jump)
-            text = f"{supply.name} jumped {len(at)} times, by {steps[at[0]]:.3g} J at once: not counted"
-            problems.append(Problem("jump", int(supply.time_ns[at[0]]), int(supply.time_ns[at[-1] + 1]), text))
-            unknown = unknown | jump
+        most_w = _JUMP_RATIO * float(np.percentile(good, 99))
+        if supply.range_j is not None:
+            unseen = seconds * most_w > supply.range_j
+            problems += _counter_problem(
+                supply, "wrap", unseen, "was not read for so long that it may have begun again"
+            )
+            unknown = unknown | unseen
+        jump = (np.abs(power) > most_w) & ~unknown
+        problems += _counter_problem(supply, "jump", jump, f"jumped, by {steps[jump.argmax()]:.3g} J at once")
+        unknown = unknown | jump
     total = np.append(0.0, np.cumsum(_filled(np.where(unknown, np.nan, steps), seconds)))
     return supply.time_ns, total, unknown, problems
+
+
+def _counter_problem(supply: Supply, kind: str, wrong: Array, what: str) -> list[Problem]:
+    """Returns one problem for all intervals that are wrong in one way; none where none is."""
+    at = np.flatnonzero(wrong)
+    if not len(at):
+        return []
+    times = "once" if len(at) == 1 else f"{len(at)} times"
+    text = f"{supply.name} {what} ({times}): what passed is not counted"
+    return [Problem(kind, int(supply.time_ns[at[0]]), int(supply.time_ns[at[-1] + 1]), text)]
 
 
 def _filled(steps: Array, seconds: Array) -> Array:
