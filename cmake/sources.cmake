@@ -22,6 +22,7 @@ set(MELT_CORE_SOURCES
   cpp/src/json.cpp
   cpp/src/json_value.cpp
   cpp/src/loaded_model.cpp
+  cpp/src/marker.cpp
   cpp/src/memory_level.cpp
   cpp/src/memory_records.cpp
   cpp/src/models/gguf.cpp

@@ -41,14 +41,11 @@ class PyProfiler {
   }
 
   void sample_idle(double seconds) {
-    session_.cancel.store(false);
-    {
-      const py::gil_scoped_release release;
-      const InterruptScope interrupt(session_.cancel);
-      profiler_.sample_idle(seconds);
-    }
-    if (PyErr_CheckSignals() != 0)
-      throw py::error_already_set();
+    between_runs([&] { profiler_.sample_idle(seconds); });
+  }
+
+  void mark() {
+    between_runs([&] { profiler_.mark(); });
   }
 
   /// The whole trace where it was kept in memory; empty where it went to a file.
@@ -58,6 +55,18 @@ class PyProfiler {
   }
 
  private:
+  template <typename Action>
+  void between_runs(Action action) {
+    session_.cancel.store(false);
+    {
+      const py::gil_scoped_release release;
+      const InterruptScope interrupt(session_.cancel);
+      action();
+    }
+    if (PyErr_CheckSignals() != 0)
+      throw py::error_already_set();
+  }
+
   PySession& session_;
   std::vector<std::uint8_t> bytes_;
   std::unique_ptr<ByteSink> sink_;
@@ -114,6 +123,7 @@ void bind_profiler(py::module_& m) {
            "Runs warm-up and repetitions with the GIL released.")
       .def("sample_idle", &PyProfiler::sample_idle, py::arg("seconds"),
            "Reads the sensors for so long while nothing runs, with the GIL released.")
+      .def("mark", &PyProfiler::mark, "Makes pulses of load for a power meter, with the GIL released.")
       .def("finish", &PyProfiler::finish, "Closes the trace and returns its bytes if it was kept in memory.");
 }
 

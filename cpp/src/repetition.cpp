@@ -42,6 +42,20 @@ std::vector<PhaseRecord> phase_rows(const Repetition& rep, std::uint32_t run, co
   return rows;
 }
 
+std::vector<PhaseRecord> phase_rows(Phase kind, const std::vector<std::pair<std::uint64_t, std::uint64_t>>& spans,
+                                    const ClockCalibration& calibration) {
+  std::vector<PhaseRecord> rows;
+  for (const auto& [begin, end] : spans) {
+    PhaseRecord row{};
+    row.run = kNone;
+    row.phase = static_cast<std::uint16_t>(kind);
+    row.start_ns = calibration.to_ns(begin);
+    row.duration_ns = calibration.span_ns(begin, end);
+    rows.push_back(row);
+  }
+  return rows;
+}
+
 std::vector<TokenRecord> token_rows(const Repetition& rep, std::uint32_t run, const ClockCalibration& calibration) {
   std::vector<TokenRecord> rows;
   std::uint64_t begin = rep.begin;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "melt/clock.h"
@@ -32,6 +33,9 @@ struct Repetition {
 
 std::vector<PromptRecord> prompt_rows(const Repetition& rep, std::uint32_t run);
 std::vector<PhaseRecord> phase_rows(const Repetition& rep, std::uint32_t run, const ClockCalibration& calibration);
+/// Of phases that belong to no run; `spans` are their first and last ticks.
+std::vector<PhaseRecord> phase_rows(Phase kind, const std::vector<std::pair<std::uint64_t, std::uint64_t>>& spans,
+                                    const ClockCalibration& calibration);
 std::vector<TokenRecord> token_rows(const Repetition& rep, std::uint32_t run, const ClockCalibration& calibration);
 /// Without what only the caller knows: threads, counts of records, memory.
 RunRecord run_row(const Repetition& rep, std::uint32_t run, const ClockCalibration& calibration);

@@ -145,6 +145,7 @@ void take_sensors(Fields& fields, ProfileRequest& request) {
   fields.take("sensors", names);
   fields.take("sensor_hz", request.sensors.rate_hz);
   fields.take("idle_s", request.idle_s);
+  fields.take("marker", request.marker);
   if (names == std::vector<std::string>{"none"})
     names.clear();
   if (request.idle_s < 0 || request.idle_s > 3600)
@@ -257,11 +258,15 @@ RunResult profile_to_file(LoadedModel& model, const ProfileRequest& request, con
   };
   RunResult result;
   try {
+    if (request.marker)
+      profiler.mark();
     if (request.idle_s > 0)
       profiler.sample_idle(request.idle_s);
     result = profiler.run(run, report);
     if (request.idle_s > 0)
       profiler.sample_idle(request.idle_s);
+    if (request.marker && !result.cancelled)
+      profiler.mark();
   } catch (...) {
     if (hooks.unload)
       model.unload();

@@ -2,13 +2,11 @@
 #include "melt/run.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <random>
-#include <thread>
 
 #include "counters/thread_events.h"
 #include "json.h"
+#include "marker.h"
 #include "melt/environment.h"
 #include "melt/error.h"
 #include "memory_level.h"
@@ -24,22 +22,10 @@ namespace melt {
 namespace {
 
 constexpr double kMaxIdleS = 600.0;  // as long as there is room for samples
-constexpr double kIdleSliceS = 0.1;  // between two looks for a cancel
 
 void check_id(std::int32_t id, std::uint32_t n_vocab) {
   require(id >= 0 && static_cast<std::uint32_t>(id) < n_vocab,
           "token id " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(n_vocab));
-}
-
-FileHeader make_header(const LoadedModel& model, const ClockCalibration& calibration) {
-  FileHeader header{};
-  header.clock_id = static_cast<std::uint32_t>(model.clock().id());
-  header.counter_hz = calibration.counter_hz();
-  header.start_wall_ns = model.start_wall_ns();
-  std::random_device random;
-  for (std::uint8_t& byte : header.trace_id)
-    byte = static_cast<std::uint8_t>(random());
-  return header;
 }
 
 ThreadEventOptions event_options(const LoadedModel& model, std::uint32_t levels, const RecorderLimits& limits) {
@@ -84,6 +70,7 @@ class Profiler::Impl {
 
   RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition);
   void sample_idle(double seconds);
+  void mark();
   void finish();
   std::uint32_t tokens_written() const noexcept { return n_tokens_; }
 
@@ -108,6 +95,7 @@ class Profiler::Impl {
   void prepare_events();
   void write(const Repetition& rep);
   void measure_cost(const RunOptions& options, const std::vector<std::int32_t>& prompt);
+  std::unique_lock<std::mutex> between_runs();
 
   LoadedModel& model_;
   std::uint32_t levels_;
@@ -123,6 +111,7 @@ class Profiler::Impl {
   std::uint32_t n_runs_ = 0;
   std::uint32_t n_tokens_ = 0;
   bool overhead_done_ = false;
+  bool marked_ = false;  // for a meter, which reads while nothing runs too
   bool finished_ = false;
 };
 
@@ -323,31 +312,38 @@ void Profiler::Impl::measure_cost(const RunOptions& options, const std::vector<s
 
 void Profiler::Impl::sample_idle(double seconds) {
   require(std::isfinite(seconds) && seconds >= 0 && seconds <= kMaxIdleS, "idle sampling takes 0 to 600 seconds");
-  require(!finished_, "this trace is finished: start a new profile");
-  const std::unique_lock<std::mutex> use(model_.in_use(), std::try_to_lock);
-  if (!use.owns_lock())
-    throw Error(ErrorKind::kBusy, "this model is running in another thread: an idle device is to be measured");
-  if (!sampling_ || !sampling_->has_sensors())
+  const std::unique_lock<std::mutex> use = between_runs();
+  if (!marked_ && (!sampling_ || !sampling_->has_sensors()))
     return;
-  PhaseRecord phase{};
-  phase.run = kNone;
-  phase.phase = static_cast<std::uint16_t>(Phase::kIdle);
   const std::uint64_t begin = model_.clock().ticks();
-  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
   {
     const SamplingScope sampling(sampling_.get());
-    while (std::chrono::steady_clock::now() < end && !cancelled()) {
-      const std::chrono::duration<double> left = end - std::chrono::steady_clock::now();
-      std::this_thread::sleep_for(std::min(left, std::chrono::duration<double>(kIdleSliceS)));
-    }
+    rest(seconds, model_.options().cancel);
   }
-  const std::uint64_t ended = model_.clock().ticks();
+  const std::uint64_t end = model_.clock().ticks();
   calibration_.refine();
-  phase.start_ns = calibration_.to_ns(begin);
-  phase.duration_ns = calibration_.span_ns(begin, ended);
-  writer_.write(ChunkKind::kPhases, std::vector<PhaseRecord>{phase});
-  sampling_->write();
+  writer_.write(ChunkKind::kPhases, phase_rows(Phase::kIdle, {{begin, end}}, calibration_));
+  if (sampling_)
+    sampling_->write();
   writer_.flush();
+}
+
+void Profiler::Impl::mark() {
+  const std::unique_lock<std::mutex> use = between_runs();
+  marked_ = true;
+  const auto pulses = load_pulses(model_.clock(), model_.options().n_threads, model_.options().cancel);
+  calibration_.refine();
+  writer_.write(ChunkKind::kPhases, phase_rows(Phase::kMarker, pulses, calibration_));
+  writer_.flush();
+}
+
+/// Locks the model while nothing runs. Raises: Error(kInvalidArgument), Error(kBusy).
+std::unique_lock<std::mutex> Profiler::Impl::between_runs() {
+  require(!finished_, "this trace is finished: start a new profile");
+  std::unique_lock<std::mutex> use(model_.in_use(), std::try_to_lock);
+  if (!use.owns_lock())
+    throw Error(ErrorKind::kBusy, "this model is running in another thread: wait until nothing runs");
+  return use;
 }
 
 void Profiler::Impl::finish() {
@@ -376,6 +372,10 @@ RunResult Profiler::run(const RunOptions& options,
 
 void Profiler::sample_idle(double seconds) {
   impl_->sample_idle(seconds);
+}
+
+void Profiler::mark() {
+  impl_->mark();
 }
 
 std::uint32_t Profiler::tokens_written() const noexcept {

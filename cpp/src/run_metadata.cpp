@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "run_metadata.h"
 
+#include <random>
+
 #include "json.h"
 #include "melt/environment.h"
 
@@ -35,6 +37,17 @@ std::string levels_json(std::uint32_t levels) {
 }
 
 }  // namespace
+
+FileHeader make_header(const LoadedModel& model, const ClockCalibration& calibration) {
+  FileHeader header{};
+  header.clock_id = static_cast<std::uint32_t>(model.clock().id());
+  header.counter_hz = calibration.counter_hz();
+  header.start_wall_ns = model.start_wall_ns();
+  std::random_device random;
+  for (std::uint8_t& byte : header.trace_id)
+    byte = static_cast<std::uint8_t>(random());
+  return header;
+}
 
 std::string head_metadata(const LoadedModel& model, const ModelInfo& info, std::uint32_t levels,
                           RecorderLimits limits) {

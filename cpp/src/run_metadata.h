@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The metadata that the measured procedure writes into every trace, as JSON objects.
+// What the measured procedure writes of itself into every trace: its header, and metadata as JSON objects.
 #pragma once
 
 #include <string>
@@ -8,6 +8,8 @@
 
 namespace melt {
 
+/// With a random name for the trace.
+FileHeader make_header(const LoadedModel& model, const ClockCalibration& calibration);
 /// When the trace begins: model, runtime, build, device, and how the session was set up.
 std::string head_metadata(const LoadedModel& model, const ModelInfo& info, std::uint32_t levels, RecorderLimits limits);
 /// At each run: what was asked for.

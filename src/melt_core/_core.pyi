@@ -211,6 +211,10 @@ class Profiler:
         """
         Closes the trace and returns its bytes if it was kept in memory.
         """
+    def mark(self) -> None:
+        """
+        Makes pulses of load for a power meter, with the GIL released.
+        """
     def run(self, options: RunOptions, on_repetition: collections.abc.Callable[[int, int], None] | None) -> RunResult:
         """
         Runs warm-up and repetitions with the GIL released.

@@ -106,9 +106,15 @@ class Profiler {
   RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition = {});
 
   /// Reads the sensors for so long while nothing runs: what the device draws at idle, with the model loaded. In
-  /// the trace it is a phase of its own. Ends early on a cancel. Does nothing where there is no sensor.
+  /// the trace it is a phase of its own. Ends early on a cancel. Does nothing where neither a sensor nor, as mark() says,
+  /// a meter reads.
   /// Raises: Error(kInvalidArgument), Error(kBusy), Error(kIo).
   void sample_idle(double seconds);
+
+  /// Computes on all threads in three short pulses, for an external power meter: each is a phase `marker` of the trace,
+  /// and the meter's recording is aligned by them. Takes some 5 s. Ends early on a cancel.
+  /// Raises: Error(kInvalidArgument), Error(kBusy), Error(kIo).
+  void mark();
 
   /// Tokens in the trace so far, of all repetitions. Call from on_repetition or between runs.
   std::uint32_t tokens_written() const noexcept;

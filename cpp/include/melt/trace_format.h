@@ -70,7 +70,15 @@ enum class ChunkKind : std::uint32_t {
   kEnd = 10,           // empty; the trace was closed in order
 };
 
-enum class Phase : std::uint16_t { kLoad = 1, kTokenize = 2, kPrefill = 3, kDecode = 4, kUnload = 5, kIdle = 6 };
+enum class Phase : std::uint16_t {
+  kLoad = 1,
+  kTokenize = 2,
+  kPrefill = 3,
+  kDecode = 4,
+  kUnload = 5,
+  kIdle = 6,
+  kMarker = 7,  // a pulse of load that a power meter sees
+};
 
 enum class StopReason : std::uint16_t {
   kLimit = 1,      // max_tokens reached

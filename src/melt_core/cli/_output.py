@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from melt_core.errors import StorageError
 
 if TYPE_CHECKING:
     from melt_core.trace import Trace
@@ -19,6 +22,14 @@ def open_trace(path: str) -> Trace:
     for warning in trace.damage:
         print(f"melt: warning: {path}: {warning}", file=sys.stderr)
     return trace
+
+
+def check_writable(output: Path) -> None:
+    """Fails before anything is measured, not after. Raises: StorageError."""
+    if output.is_dir():
+        raise StorageError(f"cannot write {output}: it is a directory; name a file")
+    if not output.parent.is_dir():
+        raise StorageError(f"cannot write {output}: there is no directory {output.parent}")
 
 
 def print_json(value: Any) -> None:

@@ -22,6 +22,7 @@ COMMANDS = (
     "memory",
     "roofline",
     "energy",
+    "meter",
     "sustain",
     "compare",
     "report",

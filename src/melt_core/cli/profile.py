@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from melt_core.cli._output import print_json
+from melt_core.cli._output import check_writable, print_json
 from melt_core.cli._progress import Progress
-from melt_core.errors import InvalidArgumentError, StorageError
+from melt_core.errors import InvalidArgumentError
 
 DEFAULT_PROMPT_TOKENS = 128
 
@@ -95,6 +95,11 @@ def _add_measuring_options(parser: argparse.ArgumentParser) -> None:
         help="read the sensors so long before the runs and after them, for what the device draws at idle (default: 0)",
     )
     parser.add_argument(
+        "--marker",
+        action="store_true",
+        help="make pulses of load before and after all that, by which `melt meter join` aligns a meter's recording",
+    )
+    parser.add_argument(
         "--overhead-seconds",
         type=float,
         default=1.0,
@@ -126,7 +131,7 @@ def _profile(args: argparse.Namespace, output: Path) -> Any:
     from melt_core.profiling import ProfileRequest, profile_in_child
 
     model = args.model if args.runtime == "synthetic" else str(resolve(args.model))
-    _check_writable(output)
+    check_writable(output)
     if args.chat and args.prompt is None:
         raise InvalidArgumentError("--chat needs --prompt TEXT")
     prompt_tokens = args.prompt_tokens
@@ -163,6 +168,7 @@ def _profile(args: argparse.Namespace, output: Path) -> Any:
         sensors=tuple(name.strip() for name in args.sensors.split(",") if name.strip()),
         sensor_hz=args.sensor_hz,
         idle_s=args.idle_s,
+        marker=args.marker,
     )
     if args.device != "local":
         return _profile_on_device(request, args)
@@ -219,11 +225,3 @@ def _show(progress: Progress, event: dict[str, Any]) -> None:
         progress.update(
             f"repetition {min(event['done'] + 1, event['total'])}/{event['total']}", event["done"] / event["total"]
         )
-
-
-def _check_writable(output: Path) -> None:
-    """Fails before the model is loaded, not after."""
-    if output.is_dir():
-        raise StorageError(f"cannot write {output}: it is a directory; name a file")
-    if not output.parent.is_dir():
-        raise StorageError(f"cannot write {output}: there is no directory {output.parent}")

@@ -11,8 +11,9 @@ Example:
 
 from __future__ import annotations
 
-from melt_core.meters.align import ClockFit, align_by_load, align_by_pulses, align_by_wall_clock
+from melt_core.meters.align import ClockFit, align_by_load, align_by_pulses, align_by_wall_clock, marker_times
 from melt_core.meters.csv_file import read_csv
+from melt_core.meters.csv_write import write_csv
 from melt_core.meters.merge import merge, merged_bytes
 from melt_core.meters.monsoon import Monsoon
 from melt_core.meters.recording import Recording
@@ -26,7 +27,9 @@ __all__ = [
     "align_by_load",
     "align_by_pulses",
     "align_by_wall_clock",
+    "marker_times",
     "merge",
     "merged_bytes",
     "read_csv",
+    "write_csv",
 ]

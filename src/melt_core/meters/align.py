@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from melt_core.errors import InvalidArgumentError
 from melt_core.meters.recording import Recording
 from melt_core.meters.steps import load_steps, match_steps
-from melt_core.trace.format import ChunkKind
-from melt_core.units import NS_PER_S, PPM_PER_RATIO
+from melt_core.trace.format import ChunkKind, Phase
+from melt_core.units import PPM_PER_RATIO
 
 if TYPE_CHECKING:
     from melt_core.trace import Trace
@@ -32,11 +32,13 @@ Array = NDArray[Any]
 MAX_DRIFT_PPM: Final = 500.0
 #: Points of a line that lie so many median deviations off it are none of it.
 _OUTLIER_MADS: Final = 4.0
-#: An uncertainty above this makes the alignment useless for tokens.
-MAX_ERROR_NS: Final = 20_000_000.0
-#: The wall clocks of two machines with NTP.
+#: Quartz clocks differ by about this; steps that are too near to each other to tell are taken to differ by no more.
+_USUAL_DRIFT: Final = 100e-6
+#: The wall clocks of two machines with NTP; an alignment that is no better than them is none.
 WALL_CLOCK_ERROR_NS: Final = 50_000_000.0
 _PULSE_MATCH_NS: Final = 5_000_000.0
+#: So much of what was read before the load and after it helps to align.
+_IDLE_NS: Final = 3_000_000_000.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class ClockFit:
         drift_ppm: By how much the device's clock runs faster than the meter's.
         error_ns: Two standard errors, of the worst moment of the overlap.
         n_points: Pulses or steps that the line goes through.
-        method: ``marker pulse``, ``load`` or ``wall clock``.
+        method: ``marker pulse``, ``load``, ``load and marker pulses`` or ``wall clock``.
     """
 
     offset_ns: float
@@ -104,7 +106,7 @@ def align_by_pulses(
     if pairs is None:
         raise InvalidArgumentError(
             f"{recording.source}: its {len(seen)} pulses are not in the pattern of the {len(expected)} expected ones: "
-            "say threshold=..., or align it by its load"
+            "give a threshold, or align it by its load"
         )
     meter_ns, trace_ns = pairs
     return _line(meter_ns, trace_ns, recording, "marker pulse")
@@ -144,7 +146,7 @@ def _match_pattern(seen: Array, expected: Array) -> tuple[Array, Array] | None:
 def align_by_load(
     trace: Trace, recording: Recording, *, near_ns: float | None = None, within_ns: float | None = None
 ) -> ClockFit:
-    """Returns the alignment from the steps of power where runs begin, change phase and end.
+    """Returns the alignment from the steps of power where runs begin, change phase and end, and marker pulses do.
 
     Args:
         trace: Of the device; its phases are what the meter's power is compared with.
@@ -160,24 +162,35 @@ def align_by_load(
     if near_ns is None and recording.start_wall_ns is not None:
         near_ns, within_ns = float(recording.start_wall_ns - trace.header.start_wall_ns), within_ns or 2e9
     power = recording.power_w()
-    finite = np.isfinite(power)
-    time_ns, power = recording.time_ns[finite].astype(np.float64), power[finite]
+    kept = np.isfinite(power)
+    if near_ns is not None and within_ns is not None:  # what it read before and after is of other loads
+        margin_ns = within_ns + _IDLE_NS
+        kept &= recording.time_ns + near_ns >= steps.time_ns[0] - margin_ns
+        kept &= recording.time_ns + near_ns <= steps.time_ns[-1] + margin_ns
+    time_ns, power = recording.time_ns[kept].astype(np.float64), power[kept]
+    if len(time_ns) < 2:
+        raise InvalidArgumentError(f"{recording.source} has no reading from where the trace's runs should be")
     meter_ns, trace_ns = match_steps(steps, time_ns, power, recording.source, near_ns=near_ns, within_ns=within_ns)
-    return _line(meter_ns, trace_ns, recording, "load")
+    method = "load and marker pulses" if marker_times(trace) else "load"
+    return _line(meter_ns, trace_ns, recording, method)
 
 
 def _line(meter_ns: Array, trace_ns: Array, recording: Recording, method: str) -> ClockFit:
-    """Fits the line by least squares without outliers. Raises InvalidArgumentError where it is not good enough."""
+    """Fits the line by least squares without outliers. Raises InvalidArgumentError where it is not good enough.
+
+    The drift is drawn towards 0 as if it were known to be within `_USUAL_DRIFT`, which matters only where steps lie so
+    near to each other in time that they do not tell it.
+    """
     interval_ns = float(np.median(np.diff(recording.time_ns)))
     resolution_ns = interval_ns / float(np.sqrt(12.0))  # a step lies somewhere between two readings
     kept = np.ones(len(meter_ns), np.bool_)
     centre = float(meter_ns.mean())
-    slope, level = 1.0, float(np.median(trace_ns - meter_ns)) + centre
+    spread = resolution_ns
     for _ in range(10):
-        x, y = meter_ns[kept] - centre, trace_ns[kept]
-        if kept.sum() >= 2 and np.ptp(x) > 0:
-            slope, level = (float(value) for value in np.polyfit(x / NS_PER_S, y, 1))
-            slope /= NS_PER_S
+        x, offset = meter_ns[kept] - centre, trace_ns[kept] - meter_ns[kept]
+        squares = float(np.sum((x - x.mean()) ** 2)) + (spread / _USUAL_DRIFT) ** 2
+        slope = 1.0 + float(np.sum((x - x.mean()) * (offset - offset.mean()))) / squares
+        level = float(offset.mean()) + centre - (slope - 1.0) * float(x.mean())
         residual = trace_ns - (level + slope * (meter_ns - centre))
         spread = max(1.4826 * float(np.median(np.abs(residual[kept]))), resolution_ns)
         now = np.abs(residual) <= _OUTLIER_MADS * spread
@@ -185,14 +198,12 @@ def _line(meter_ns: Array, trace_ns: Array, recording: Recording, method: str) -
             break
         kept = now
     drift_ppm = (slope - 1.0) * PPM_PER_RATIO
-    x = meter_ns[kept] - centre
     n = int(kept.sum())
     spread = max(float(residual[kept].std()), resolution_ns)
     farthest = max(abs(float(recording.time_ns[0]) - centre), abs(float(recording.time_ns[-1]) - centre))
-    squares = float(np.sum((x - x.mean()) ** 2)) or 1.0
     error_ns = 2.0 * spread * float(np.sqrt(1.0 / n + farthest**2 / squares))
     error_ns += _in_step(recording, centre + (trace_ns[kept] - level) / slope) * interval_ns / 2
-    if abs(drift_ppm) > MAX_DRIFT_PPM or error_ns > MAX_ERROR_NS:
+    if abs(drift_ppm) > MAX_DRIFT_PPM or error_ns > WALL_CLOCK_ERROR_NS:
         raise InvalidArgumentError(
             f"{recording.source}: {n} of {len(meter_ns)} steps give a drift of {drift_ppm:.0f} ppm with an error of "
             f"{error_ns / 1e6:.1f} ms: they are not of the same load; is it the recording of this trace?"
@@ -209,6 +220,12 @@ def _in_step(recording: Recording, meter_ns: Array) -> float:
     after = np.clip(np.searchsorted(times, meter_ns), 1, len(times) - 1)
     share = (meter_ns - times[after - 1]) / (times[after] - times[after - 1])
     return float(np.abs(np.mean(np.exp(2j * np.pi * share))))
+
+
+def marker_times(trace: Trace) -> list[int]:
+    """Returns the trace time at which each pulse of `Profiler.mark` began; empty where none was made."""
+    phases = trace.records(ChunkKind.PHASES)
+    return sorted(phases["start_ns"][phases["phase"] == Phase.MARKER].tolist())
 
 
 def phase_times(trace: Trace) -> tuple[int, int]:

@@ -117,7 +117,7 @@ def choose_columns(
                 continue
             if len(alike) > 1:
                 names = ", ".join(repr(header[i]) for i in alike)
-                raise InvalidArgumentError(f"{where}: {names} are all of {kind}: choose with columns={{'{kind}': ...}}")
+                raise InvalidArgumentError(f"{where}: {names} are all of {kind}: choose one (--column {kind}=NAME)")
             index = alike[0]
         is_date = kind == "time" and dated[index] and kind not in units
         unit = units.get(kind, parsed[index][1])
@@ -125,11 +125,12 @@ def choose_columns(
         found.append(Column(index, header[index], kind, scale))
     if not found or found[0].kind != "time":
         raise InvalidArgumentError(
-            f"{where}: none of the columns {_listed(header)} is a time: give columns={{'time': ...}}"
+            f"{where}: none of the columns {_listed(header)} is a time: name it (--column time=NAME)"
         )
     if len(found) == 1:
         raise InvalidArgumentError(
-            f"{where}: none of the columns {_listed(header)} is power, current, voltage or energy: give columns={{...}}"
+            f"{where}: none of the columns {_listed(header)} is power, current, voltage or energy: name "
+            "one (--column power=NAME)"
         )
     return found
 
@@ -145,7 +146,7 @@ def _scale(kind: str, unit: str | None, name: str, where: str) -> float:
     known = ", ".join(SCALES[kind])
     if unit is None:
         raise InvalidArgumentError(
-            f"{where}: column {name!r} does not say its unit: give units={{'{kind}': ...}}, of {known}"
+            f"{where}: column {name!r} does not say its unit: give it (--unit {kind}=UNIT), one of {known}"
         )
     spelled = _spelled_or_none(unit, SCALES[kind])
     if spelled is None:

@@ -57,7 +57,7 @@ def detect(path: Path, *, separator: str | None = None, decimal: str | None = No
         return Dialect(encoding, choice, sign, at + 1, tuple(rows[0]), tuple(map(is_date, rows[1])))
     raise InvalidArgumentError(
         f"{path}: no header with rows of numbers below it in the first {len(lines)} lines, separated "
-        "by ; , | or tab: is it a CSV file? (separator=... says so if it is another)"
+        "by ; , | or tab: is it a CSV file? (--separator says so if it is another)"
     )
 
 
@@ -116,9 +116,9 @@ def _decimal(rows: list[list[str]], separator: str, path: Path) -> str:
         return "."
     if any("." in cell for cell in cells if _PLAIN.match(cell)):
         raise InvalidArgumentError(f"{path}: numbers with a comma ({with_comma[0]!r}) beside numbers with a point: "
-                                   "say which is the decimal sign with decimal=',' or decimal='.'")  # fmt: skip
+                                   "say which is the decimal sign (--decimal , or --decimal .)")  # fmt: skip
     if all(_THOUSANDS.match(cell) for cell in with_comma):
         raise InvalidArgumentError(
-            f"{path}: {with_comma[0]!r} can be a decimal or a thousand: say which with decimal=',' or decimal='.'"
+            f"{path}: {with_comma[0]!r} can be a decimal or a thousand: say which (--decimal , or --decimal .)"
         )
     return ","

@@ -22,6 +22,7 @@ from melt_core.errors import InvalidArgumentError, StorageError
 from melt_core.meters.csv_columns import Column, choose_columns
 from melt_core.meters.csv_dialect import Dialect, detect
 from melt_core.meters.csv_times import DateReader
+from melt_core.meters.csv_write import WARNING_MARK
 from melt_core.meters.recording import Recording, bounded, gap_warnings
 
 #: Of the rows that cannot be read: above this share the file is not what it was taken for.
@@ -66,7 +67,7 @@ def read_csv(
     )
     rows = _read_rows(file, dialect, chosen)
     rows.check(str(file))
-    warnings = rows.warnings()
+    warnings = [*rows.said, *rows.warnings()]
     if rows.dates is not None:
         dates = DateReader(rows.dates, timezone=timezone, date_order=date_order, where=str(file))
         absolute_ns, is_wall = dates.wall_ns()
@@ -97,6 +98,7 @@ class _Rows:
     n_rows: int = 0
     n_bad: int = 0
     bad: dict[str, list[Any]] = field(default_factory=dict)  # what -> [count, first line, first text]
+    said: list[str] = field(default_factory=list)  # warnings above the header, as `write_csv` puts them
 
     def note(self, what: str, line: int, text: str) -> None:
         entry = self.bad.setdefault(what, [0, line, text[:40]])
@@ -123,8 +125,8 @@ def _read_rows(path: Path, dialect: Dialect, columns: Sequence[Column]) -> _Rows
     rows = _Rows([array("d") for _ in columns], [] if dated else None)
     try:
         with path.open(encoding=dialect.encoding, errors="replace", newline="") as file:
-            for _ in range(dialect.header_line):
-                file.readline()
+            above = [file.readline() for _ in range(dialect.header_line)]
+            rows.said = [line.removeprefix(WARNING_MARK).strip() for line in above if line.startswith(WARNING_MARK)]
             for number, cells in enumerate(csv.reader(file, delimiter=dialect.separator), dialect.header_line + 1):
                 if not cells or not any(cell.strip() for cell in cells):
                     continue

@@ -81,7 +81,7 @@ class DateReader:
         if max(second) > 12 >= max(first):
             return "mdy"
         raise InvalidArgumentError(
-            f"{self._where}: {self._cells[0]!r} does not say which number is the day: give date_order='dmy' or 'mdy'"
+            f"{self._where}: {self._cells[0]!r} does not say which number is the day: say it (--date-order dmy or mdy)"
         )
 
     def _local_ns(self, part: dict[str, Any]) -> int:
@@ -125,7 +125,7 @@ class DateReader:
             way = "back" if steps[at] < 0 else "forward"
             raise InvalidArgumentError(
                 f"{self._where}: time goes {way} by an hour after {self._cells[at]!r} (reading {at + 1}), as with "
-                "daylight saving: give timezone='Europe/Berlin' or whichever zone it was recorded in"
+                "daylight saving: give the zone that it was recorded in (--timezone Europe/Berlin)"
             )
 
     def _in_zone(self, local: NDArray[np.int64], zone: ZoneInfo) -> NDArray[np.int64]:

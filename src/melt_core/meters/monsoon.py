@@ -118,8 +118,8 @@ class Monsoon:
         low_word = int.from_bytes(value[:2], "little")
         self._device.ctrl_transfer(REQUEST_OUT, VALUE_REQUEST, low_word, index, value, _TIMEOUT_MS)
 
-    def record(self, *, seconds: float) -> Recording:
-        """Samples for so long, 5000 times a second.
+    def record(self, *, seconds: float, stop: Callable[[], bool] = lambda: False) -> Recording:
+        """Samples for so long, or until `stop` says so, 5000 times a second.
 
         Time is counted in the meter's own observations; where it says that it dropped some, or none came for a while,
         the host's clock says how long that was, and it is a gap.
@@ -135,7 +135,7 @@ class Monsoon:
         self._device.ctrl_transfer(REQUEST_OUT, START_REQUEST, _CALIBRATE_EVERY_MS, START_REQUEST, maximum, _TIMEOUT_MS)
         n_failed = 0
         try:
-            while (elapsed := self._clock() - begin) < seconds * 1e9 and n_failed < _MAX_FAILURES:
+            while (elapsed := self._clock() - begin) < seconds * 1e9 and n_failed < _MAX_FAILURES and not stop():
                 try:
                     data = self._device.read(ENDPOINT_IN, PACKET_BYTES, _TIMEOUT_MS)
                 except usb.core.USBError as error:

@@ -78,7 +78,7 @@ class Recording:
         if "current" in self.series and "voltage" in self.series:
             return self.series["current"] * self.series["voltage"]
         raise InvalidArgumentError(
-            f"{self.source} has no power, and not both current and voltage: say voltage_v=... for a fixed voltage"
+            f"{self.source} has no power, and not both current and voltage: give a fixed voltage (--voltage V)"
         )
 
     def with_voltage(self, volts: float) -> Recording:

@@ -55,7 +55,8 @@ class ScpiMeter:
             problem = self._ask("SYST:ERR?").strip()
             if not problem.startswith(("0", "+0")):
                 raise InvalidArgumentError(
-                    f"{self.identity} does not answer {query!r} ({kind}): {problem}; give queries={{...}} of its manual"
+                    f"{self.identity} does not answer {query!r} ({kind}): {problem}; give the query "
+                    f"that its manual has (--query {kind}=...)"
                 )
             if _value(answer) is None and not _is_overload(answer):
                 raise InvalidArgumentError(f"{self.identity} answers {answer.strip()[:40]!r} to {query!r}: no number")
@@ -94,12 +95,16 @@ class ScpiMeter:
             raise StorageError(f"cannot reach the instrument at {address}: {error}") from error
         try:
             return cls(resource, queries)
-        except BaseException:
+        except BaseException as error:
             resource.close()
+            if isinstance(error, StorageError):
+                raise StorageError(f"the instrument at {address}: {error}") from error
             raise
 
-    def record(self, *, seconds: float, rate_hz: float = 10.0) -> Recording:
+    def record(self, *, seconds: float, rate_hz: float = 10.0, stop: Callable[[], bool] = lambda: False) -> Recording:
         """Asks for every quantity `rate_hz` times a second, at absolute deadlines, on the host's steady clock.
+
+        Ends before its time once `stop` says so.
 
         The time of a reading is the middle of its query. An answer that is no number, and none at all, is a gap; after
         three without an answer the instrument counts as unplugged and the recording ends.
@@ -112,7 +117,7 @@ class ScpiMeter:
         rows: list[list[float]] = []
         problems: dict[str, list[Any]] = {}
         n_failed, tick = 0, 0
-        while (now := self._clock() - begin) < seconds * 1e9 and n_failed < _MAX_FAILURES:
+        while (now := self._clock() - begin) < seconds * 1e9 and n_failed < _MAX_FAILURES and not stop():
             due = int(tick * 1e9 / rate_hz)
             if now < due:
                 self._sleep((due - now) / 1e9)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,9 +21,15 @@ Array = NDArray[Any]
 #: Grid of the search for the offset.
 GRID_NS: Final = 10_000_000.0
 _MAX_GRID: Final = 1 << 22
-#: A second place that fits nearly as well, farther away than this, makes the first one a guess.
-_RIVAL_RATIO: Final = 0.97
+#: Places that correlate nearly as well as the best, and lie apart from it, are all tried.
+_CANDIDATE_RATIO: Final = 0.95
 _RIVAL_NS: Final = 300_000_000.0
+_MAX_CANDIDATES: Final = 6
+#: Of those, a second one with nearly as many steps, which does not end at the same place, makes the first one a guess.
+_RIVAL_RATIO: Final = 0.9
+_SAME_NS: Final = 100_000_000.0
+#: Fewer of the steps from and to idle than this are found by chance.
+_MIN_SEEN_RATIO: Final = 1 / 3
 _MIN_CORRELATION: Final = 0.3
 #: Half width of the window in which a step is looked for, first and then again around a line through what was found.
 _WINDOWS_NS: Final = (400_000_000.0, 60_000_000.0)
@@ -33,13 +41,16 @@ _BLOCK_NS: Final = 60e9
 _BLOCK_SEARCH_NS: Final = 300_000_000.0
 
 
+_LEVELS: Final[Mapping[int, float]] = MappingProxyType({Phase.DECODE: 1.0, Phase.MARKER: 1.0, Phase.PREFILL: 2.0})
+
+
 @dataclass(frozen=True)
 class Steps:
-    """When the load changes, in trace time: prefill, decode or nothing from each of `time_ns` on.
+    """When the load changes, in trace time: prefill, decode, a marker pulse or nothing from each of `time_ns` on.
 
     Attributes:
         time_ns: Rising.
-        level: 0 nothing runs, 1 decode, 2 prefill: the order in which they draw.
+        level: 0 nothing runs, 1 decode and marker pulses, 2 prefill: the order in which they draw.
     """
 
     time_ns: Array
@@ -52,25 +63,25 @@ class Steps:
 
 
 def load_steps(trace: Trace) -> Steps:
-    """Returns the steps of a trace's runs, warm-up among them.
+    """Returns the steps of a trace's runs, warm-up among them, and of its marker pulses.
 
     Raises:
         InvalidArgumentError: It has no runs.
     """
     phases = trace.records(ChunkKind.PHASES)
-    running = phases[np.isin(phases["phase"], (Phase.PREFILL, Phase.DECODE)) & (phases["duration_ns"] > 0)]
+    running = phases[np.isin(phases["phase"], list(_LEVELS)) & (phases["duration_ns"] > 0)]
     if not len(running):
         raise InvalidArgumentError("the trace has no prefill and no decode: there is no load to align a meter by")
     running = running[np.argsort(running["start_ns"], kind="stable")]
     times: list[int] = []
-    levels: list[int] = []
+    levels: list[float] = []
     for row in running:
         start, end = int(row["start_ns"]), int(row["start_ns"] + row["duration_ns"])
         if times and start - times[-1] < 1_000_000:  # the next phase follows at once
             times.pop()
             levels.pop()
         times += [start, end]
-        levels += [2 if row["phase"] == Phase.PREFILL else 1, 0]
+        levels += [_LEVELS[int(row["phase"])], 0]
     return Steps(np.array(times, np.float64), np.array(levels, np.float64))
 
 
@@ -90,25 +101,71 @@ def match_steps(
     Raises:
         InvalidArgumentError: Nothing fits, or several places fit equally well.
     """
-    offset_ns = _coarse_offset(steps, time_ns, power, where, near_ns, within_ns)
+    matches = []
+    for offset_ns in _coarse_offsets(steps, time_ns, power, where, near_ns, within_ns):
+        match = _matched(steps, time_ns, power, offset_ns)
+        if match is not None:
+            matches.append(match)
+    if not matches:
+        raise InvalidArgumentError(
+            f"{where}: fewer than two of the {len(steps.time_ns)} steps of the load can be seen in its power: the "
+            "meter is too slow or too noisy, or it measured something else"
+        )
+    best = max(matches, key=lambda match: len(match.meter_ns))
+    if best.seen_ratio < _MIN_SEEN_RATIO:
+        raise InvalidArgumentError(
+            f"{where}: {best.seen_ratio:.0%} of the steps between load and idle are where they should be in its power: "
+            "it measured something else, or with too much beside the runs"
+        )
+    for other in matches:
+        apart = abs(other.offset_ns - best.offset_ns) > _SAME_NS
+        if apart and len(other.meter_ns) > _RIVAL_RATIO * len(best.meter_ns):
+            raise InvalidArgumentError(
+                f"{where}: its power fits the load at several places alike: the runs are too regular (give near_ns "
+                "and within_ns, or profile with --marker), or it is not of this load"
+            )
+    return best.meter_ns, best.trace_ns
+
+
+@dataclass(frozen=True)
+class _Match:
+    """Steps that were found where one rough offset has them.
+
+    Attributes:
+        seen_ratio: Of the steps from or to idle that the meter is fast enough for, how many were found.
+    """
+
+    meter_ns: Array
+    trace_ns: Array
+    seen_ratio: float
+
+    @property
+    def offset_ns(self) -> float:
+        return float(np.median(self.trace_ns - self.meter_ns))
+
+
+def _matched(steps: Steps, time_ns: Array, power: Array, offset_ns: float) -> _Match | None:
+    """Returns what is found around one rough offset; None for fewer than two steps."""
     offset_of = _offsets_by_block(steps, time_ns, power, offset_ns)
-    found: tuple[Array, Array] = (np.zeros(0), np.zeros(0))
+    found = None
+    enough_ns = (_MIN_SIDE + 1) * float(np.median(np.diff(time_ns)))
     for window_ns in _WINDOWS_NS:
         expected = steps.time_ns - offset_of(steps.time_ns)
-        found = _locate(steps, expected, time_ns, power, window_ns)
-        if len(found[0]) < 2:
-            raise InvalidArgumentError(
-                f"{where}: {len(found[0])} of the {len(steps.time_ns)} steps of the load can be seen in its power: the "
-                "meter is too slow or too noisy, or it measured something else"
-            )
-        offset_of = _smooth(found[1], found[1] - found[0])
+        found = _locate(steps, expected, time_ns, power, max(window_ns, enough_ns))
+        if len(found.meter_ns) < 2:
+            return None
+        offset_of = _smooth(found.trace_ns, found.trace_ns - found.meter_ns)
     return found
 
 
-def _coarse_offset(
+def _coarse_offsets(
     steps: Steps, time_ns: Array, power: Array, where: str, near_ns: float | None, within_ns: float | None
-) -> float:
-    """Returns the offset at which load and power correlate best."""
+) -> list[float]:
+    """Returns the offsets at which load and power correlate best, some time apart, best first.
+
+    Raises:
+        InvalidArgumentError: They do not correlate anywhere.
+    """
     margin = 2e9
     load_start, load_end = float(steps.time_ns[0]) - margin, float(steps.time_ns[-1]) + margin
     meter_span = float(time_ns[-1] - time_ns[0])
@@ -130,13 +187,13 @@ def _coarse_offset(
         raise InvalidArgumentError(
             f"{where}: its power does not follow this trace's load (correlation {score[best]:.2f} at best)"
         )
-    rivals = score[np.abs(offsets - offsets[best]) > _RIVAL_NS]
-    if len(rivals) and rivals.max() > _RIVAL_RATIO * score[best]:
-        raise InvalidArgumentError(
-            f"{where}: its power fits the load at several places alike: the runs are too regular (say near_ns and "
-            "within_ns, or use marker pulses), or it is not of this load"
-        )
-    return float(offsets[best])
+    picked: list[float] = []
+    for at in np.argsort(-score).tolist():
+        if score[at] < _CANDIDATE_RATIO * score[best] or len(picked) == _MAX_CANDIDATES:
+            break
+        if all(abs(offsets[at] - other) > _RIVAL_NS for other in picked):
+            picked.append(float(offsets[at]))
+    return picked
 
 
 def _correlate(load: Array, seen: Array) -> tuple[Array, Array]:
@@ -208,21 +265,25 @@ def _smooth(times: Array, offsets: Array) -> Any:
     return lambda at: level + slope * at
 
 
-def _locate(steps: Steps, expected: Array, time_ns: Array, power: Array, half_width_ns: float) -> tuple[Array, Array]:
-    """Returns (meter time, trace time) of each step that stands out in the window around where it is expected."""
-    meter, trace = [], []
+def _locate(steps: Steps, expected: Array, time_ns: Array, power: Array, half_width_ns: float) -> _Match:
+    """Returns each step that stands out in the window around where it is expected."""
+    meter, trace, n_idle, n_seen = [], [], 0, 0
+    levels = np.append(0.0, steps.level)
     for index, centre in enumerate(expected.tolist()):
         before = expected[index - 1] if index else -np.inf
         after = expected[index + 1] if index + 1 < len(expected) else np.inf
         # A neighbour's step must stay out of the window, even if all lie off by as much as the window allows.
         half = min(half_width_ns, (centre - before) * 0.6, (after - centre) * 0.6)
         first, last = np.searchsorted(time_ns, (centre - half, centre + half))
-        rises = steps.level[index] > (steps.level[index - 1] if index else 0.0)
-        at = _step_in(time_ns[first:last], power[first:last], rises=bool(rises))
+        rises = bool(levels[index + 1] > levels[index])
+        at = _step_in(time_ns[first:last], power[first:last], rises=rises)
+        if last - first >= 2 * _MIN_SIDE and 0.0 in levels[index : index + 2]:
+            n_idle += 1
+            n_seen += at is not None
         if at is not None:
             meter.append(at)
             trace.append(float(steps.time_ns[index]))
-    return np.array(meter), np.array(trace)
+    return _Match(np.array(meter), np.array(trace), n_seen / n_idle if n_idle else 1.0)
 
 
 def _step_in(time_ns: Array, power: Array, *, rises: bool) -> float | None:

@@ -181,6 +181,18 @@ class Profiler:
         """
         self._core.sample_idle(seconds)
 
+    def mark(self) -> None:
+        """Makes three short pulses of load on all threads, for an external power meter; takes some 5 s.
+
+        In the trace each is a phase ``marker``, and `melt_core.meters` aligns the meter's recording by them: best
+        before the runs and after them, and with `sample_idle` in between, which then waits where no sensor is read too.
+
+        Raises:
+            InvalidArgumentError: The trace is finished.
+            BusyError: The model is running in another thread.
+        """
+        self._core.mark()
+
     def finish(self) -> None:
         """Completes the trace. Called on leaving the ``with`` block; calling it twice is harmless."""
         if self._trace is None:

@@ -22,6 +22,7 @@ class ProfileRequest:
         prompt_ids: Token ids to replay.
         sensors: As in `profile`.
         idle_s: So long the sensors are read before the runs and after them, while nothing runs.
+        marker: Whether to make pulses of load before all that and after it, for an external power meter.
         forced_ids: Output to replay, see `Profiler.run`.
         keep_logits: Whether the trace is to hold what comparing logits needs.
         model_lib: For the MLC runtime, the compiled model; None: the one in the model directory.
@@ -59,6 +60,7 @@ class ProfileRequest:
     sensors: tuple[str, ...] = ("auto",)
     sensor_hz: float = DEFAULT_SENSOR_HZ
     idle_s: float = 0.0
+    marker: bool = False
 
     def to_json(self) -> str:
         """Returns the request as one line of JSON."""

@@ -73,6 +73,8 @@ def execute(request: ProfileRequest, send: Any) -> dict[str, Any]:
             sensor_hz=request.sensor_hz,
         )
         try:
+            if request.marker:
+                recording.mark()
             if request.idle_s:
                 recording.sample_idle(request.idle_s)
             completion = recording.run(
@@ -92,6 +94,8 @@ def execute(request: ProfileRequest, send: Any) -> dict[str, Any]:
             )
             if request.idle_s:
                 recording.sample_idle(request.idle_s)
+            if request.marker:
+                recording.mark()
         finally:
             llm.close()  # before the trace ends, so that the unload is in it
             recording.finish()

@@ -93,6 +93,7 @@ class Phase(IntEnum):
     DECODE = 4
     UNLOAD = 5
     IDLE = 6
+    MARKER = 7
 
 
 class StopReason(IntEnum):
