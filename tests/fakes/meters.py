@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,9 +12,11 @@ from fakes.simulated_device import Run, SimulatedDevice
 from fakes.trace_builder import METADATA, TraceBuilder, rows_of
 from melt_core.meters.recording import Recording
 from melt_core.trace import Trace
-from melt_core.trace.format import RUN_WARMUP, ChunkKind, Phase, StopReason
+from melt_core.trace.format import NONE, RUN_WARMUP, ChunkKind, Phase, StopReason
 
 START_WALL_NS = 1_790_000_000_000_000_000
+#: Begin and end in s.
+Pulse = tuple[float, float]
 
 
 def irregular_runs(*, minutes: float, seed: int, idle_s: tuple[float, float] = (0.5, 4.0)) -> list[Run]:
@@ -29,9 +34,16 @@ def device_of(runs: list[Run], *, ripple: float = 0.3) -> SimulatedDevice:
     return SimulatedDevice.of_runs(idle_w=2.0, prefill_w=9.0, decode_w=6.0, runs=runs, ripple=ripple)
 
 
-def trace_of(runs: list[Run], *, start_wall_ns: int = START_WALL_NS) -> Trace:
-    """Returns a trace with these runs, without ops or samples."""
-    phases, rows, tokens = [], [], []
+def trace_of(
+    runs: list[Run], *, start_wall_ns: int = START_WALL_NS, pulses: Sequence[Pulse] = (), idle: Sequence[Pulse] = ()
+) -> Trace:
+    """Returns a trace with these runs, without ops or samples; beside them marker pulses and idle windows."""
+    rows, tokens = [], []
+    phases: list[dict[str, Any]] = [
+        {"run": NONE, "phase": kind, "start_ns": round(start * 1e9), "duration_ns": round((end - start) * 1e9)}
+        for kind, spans in ((Phase.MARKER, pulses), (Phase.IDLE, idle))
+        for start, end in spans
+    ]
     for number, run in enumerate(runs):
         edges = [round(t * 1e9) for t in (run.start_s, run.start_s + run.prefill_s, run.end_s)]
         for phase, start, end in ((Phase.PREFILL, *edges[:2]), (Phase.DECODE, *edges[1:])):

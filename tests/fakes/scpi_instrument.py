@@ -25,6 +25,10 @@ class ScpiInstrument:
     def address(self) -> str:
         return f"TCPIP::127.0.0.1::{self._server.getsockname()[1]}::SOCKET"
 
+    def unplug(self) -> None:
+        """Ends the conversation after the answer at hand, and takes no other."""
+        self._ending.set()
+
     def answer(self, command: str) -> str | None:
         """Returns the answer to one command; None for none."""
         if command == "*IDN?":

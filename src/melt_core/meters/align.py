@@ -200,7 +200,9 @@ def _line(meter_ns: Array, trace_ns: Array, recording: Recording, method: str) -
     drift_ppm = (slope - 1.0) * PPM_PER_RATIO
     n = int(kept.sum())
     spread = max(float(residual[kept].std()), resolution_ns)
-    farthest = max(abs(float(recording.time_ns[0]) - centre), abs(float(recording.time_ns[-1]) - centre))
+    first = max(float(recording.time_ns[0]), float(meter_ns.min()) - _IDLE_NS)
+    last = min(float(recording.time_ns[-1]), float(meter_ns.max()) + _IDLE_NS)
+    farthest = max(abs(first - centre), abs(last - centre))
     error_ns = 2.0 * spread * float(np.sqrt(1.0 / n + farthest**2 / squares))
     error_ns += _in_step(recording, centre + (trace_ns[kept] - level) / slope) * interval_ns / 2
     if abs(drift_ppm) > MAX_DRIFT_PPM or error_ns > WALL_CLOCK_ERROR_NS:

@@ -24,7 +24,7 @@ _MAX_GRID: Final = 1 << 22
 #: Places that correlate nearly as well as the best, and lie apart from it, are all tried.
 _CANDIDATE_RATIO: Final = 0.95
 _RIVAL_NS: Final = 300_000_000.0
-_MAX_CANDIDATES: Final = 6
+_MAX_CANDIDATES: Final = 4
 #: Of those, a second one with nearly as many steps, which does not end at the same place, makes the first one a guess.
 _RIVAL_RATIO: Final = 0.9
 _SAME_NS: Final = 100_000_000.0
