@@ -17,6 +17,7 @@ from fakes.simulated_device import Curve, SimulatedDevice
 from fakes.sysfs_tree import BATTERY, COOLING, CPUFREQ, INA, INA238, RAPL, RAPL_RANGE_UJ, THERMAL, SysfsTree
 from melt_core.analysis.samples import Series, series_of
 from melt_core.errors import InvalidArgumentError
+from melt_core.meters import marker_times
 from melt_core.trace.format import ChunkKind
 
 from .conftest import Outcome
@@ -110,6 +111,28 @@ def test_idle_is_a_phase_of_its_own(tree: SysfsTree) -> None:
     inside = board.between(idle["start_ns"], idle["start_ns"] + idle["duration_ns"])
     assert len(inside.values) >= 10
     assert "idle" not in trace.summary().to_json().get("phases", {})
+
+
+def test_marker_pulses_are_phases_and_idle_windows_are_kept_for_the_meter() -> None:
+    with (
+        melt.load(SLOW_OPS, runtime="synthetic", n_threads=2) as llm,
+        melt.profile(llm, levels=("tokens",), sensors="none") as recording,
+    ):
+        recording.sample_idle(0.1)  # nobody reads: not kept
+        before = time.process_time()
+        recording.mark()
+        spent_s = time.process_time() - before
+        recording.sample_idle(0.1)
+        recording.run("Hello", max_tokens=2, ignore_eos=True, warmup=0)
+    phases = recording.trace.phases.to_dicts()
+    pulses = [row for row in phases if row["phase"] == "marker"]
+    assert marker_times(recording.trace) == [row["start_ns"] for row in pulses]
+    assert len(pulses) == 3
+    assert all(row["run"] is None and 0.5e9 <= row["duration_ns"] < 2e9 for row in pulses)
+    rests = np.diff([row["start_ns"] for row in pulses])
+    assert rests[1] - rests[0] > 0.2e9, "rests that differ fit at one place only"
+    assert spent_s > 0.2, "pulses are of load"  # 3 s where nothing else runs
+    assert [row["phase"] for row in phases].count("idle") == 1
 
 
 #: Channel -> what happens to its file, and as what the trace has to name it.
