@@ -19,7 +19,7 @@ from melt_core.units import NS_PER_S
 if TYPE_CHECKING:
     from melt_core.trace.trace import Trace
 
-_BAND_COLOURS = {"idle": 7, "prefill": 1, "decode": 2, "load": 4}
+_BAND_COLOURS = {"idle": 7, "prefill": 1, "decode": 2, "load": 4, "marker": 5}
 
 
 def energy_body(trace: Trace) -> str:
@@ -74,7 +74,7 @@ def _power(trace: Trace, report: EnergyReport) -> str:
 
 def phase_bands(trace: Trace) -> list[Band]:
     """Returns the phases as bands; of a run of very many only the first hundreds."""
-    names = {1: "load", 3: "prefill", 4: "decode", 6: "idle"}
+    names = {1: "load", 3: "prefill", 4: "decode", 6: "idle", 7: "marker"}
     bands = []
     for row in trace.records(ChunkKind.PHASES)[:600]:
         name = names.get(int(row["phase"]))

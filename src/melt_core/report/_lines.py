@@ -84,9 +84,7 @@ def line_plot(
         place = f'x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="{_HEIGHT}"'
         parts.append(f'<line class="p95" {place}><title>{esc(text)}</title></line>')
     labels = "".join(f"<span>{esc(shown(low + (high - low) * at / 4))}</span>" for at in range(4, -1, -1))
-    ticks = "".join(
-        f"<span>{esc(human.time_ns((span_s[0] + (span_s[1] - span_s[0]) * at / 4) * 1e9))}</span>" for at in range(5)
-    )
+    ticks = "".join(f"<span>{esc(_tick(span_s[0] + (span_s[1] - span_s[0]) * at / 4))}</span>" for at in range(5))
     legend = "".join(
         f'<span><i class="swatch" style="background:var(--c{colour})"></i>{esc(line.label)}</span>'
         for colour, line in enumerate(drawn)
@@ -101,6 +99,10 @@ def line_plot(
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{esc(title)}">'
         f'{"".join(parts)}</svg><div class="x">{ticks}</div></div><div class="legend">{legend}</div><br>'
     )
+
+
+def _tick(time_s: float) -> str:
+    return "0 s" if abs(time_s) < 1e-9 else human.time_ns(time_s * 1e9)
 
 
 def _band(band: Band, x: Callable[[Array], Array]) -> str:

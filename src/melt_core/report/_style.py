@@ -80,7 +80,7 @@ header.trace.next { margin-top: 56px; padding-top: 28px; border-top: 2px solid v
 .plot { display: grid; grid-template-columns: max-content 1fr; gap: 0 8px; font-size: 12px; color: var(--soft);
   font-variant-numeric: tabular-nums; }
 .plot .y { display: flex; flex-direction: column; justify-content: space-between; text-align: right; height: 246px;
-  margin: -8px 0; line-height: 16px; }
+  min-width: 64px; margin: -8px 0; line-height: 16px; }
 .plot svg { width: 100%; height: 230px; display: block; overflow: visible; }
 .plot .x, .ticks { display: flex; justify-content: space-between; margin-top: 5px; }
 .plot .x { grid-column: 2; }

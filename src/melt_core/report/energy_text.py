@@ -46,7 +46,8 @@ def format_energy(report: EnergyReport) -> str:
     head = f"{'measured':<10}{'gross':>10}{'+- 95 %':>9}{'net':>10}{'power':>9}{'time':>9}  windows"
     lines = [head, *(_row(row) for row in (report.total, *report.phases)), ""]
     for name, token in report.per_token.items():
-        cost = f"{joules(token.gross_j)} gross, {joules(token.net_j)} net ({token.n_tok} tokens)"
+        tokens = "token" if token.n_tok == 1 else "tokens"
+        cost = f"{joules(token.gross_j)} gross, {joules(token.net_j)} net ({token.n_tok} {tokens})"
         lines.append(_line(f"{name}, per token", cost if token.gross_j is not None else f"- {token.reason}"))
     idle = report.idle
     if idle is not None:
@@ -171,7 +172,8 @@ def sustained_rows(found: Sustained) -> list[tuple[str, str]]:
     def rate(stat: Stat | None, name: str) -> str:
         if stat is None:
             return f"- {found.missing.get(name, '')}"
-        return f"{human.rate(stat.median)} (IQR {human.significant(stat.iqr)}, {stat.n} half seconds)"
+        iqr = stat.iqr if stat.iqr > 1e-6 * stat.median else 0.0  # less is what rounding leaves
+        return f"{human.rate(stat.median)} (IQR {human.significant(iqr)}, {stat.n} half seconds)"
 
     def seconds(value: float | None, name: str) -> str:
         return human.time_ns(value * 1e9) if value is not None else f"- {found.missing.get(name, '')}"
