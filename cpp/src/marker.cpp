@@ -10,8 +10,8 @@ namespace {
 
 using SteadyClock = std::chrono::steady_clock;
 
-constexpr double kPulseS = 0.5;                   // five readings of a meter at 10 Hz
-constexpr double kRestsS[] = {0.9, 0.7, 1.1};     // before each pulse
+constexpr double kPulseS = 0.5;                // five readings of a meter at 10 Hz
+constexpr double kRestsS[] = {0.9, 0.7, 1.1};  // before each pulse
 constexpr double kRestAfterS = 0.6;
 constexpr double kSliceS = 0.1;  // between two looks for a cancel
 
@@ -19,7 +19,8 @@ bool is_set(const std::atomic<bool>* cancel) {
   return cancel != nullptr && cancel->load(std::memory_order_relaxed);
 }
 
-/// Draws as much as a core that computes does: multiplications and additions that follow from each other in four chains.
+/// Draws as much as a core that computes does: multiplications and additions that follow from each other in four
+/// chains.
 void compute_until(SteadyClock::time_point end, std::atomic<double>& result) {
   double a = 1.0, b = 1.1, c = 1.2, d = 1.3;
   while (SteadyClock::now() < end) {

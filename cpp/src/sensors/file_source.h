@@ -36,9 +36,10 @@ class ValueReader {
 std::unique_ptr<ValueReader> make_number_reader(SysfsFile file, double scale, Range range);
 /// The product of two files' numbers times `scale`: current and voltage.
 std::unique_ptr<ValueReader> make_product_reader(SysfsFile a, SysfsFile b, double scale, Range range);
-/// The running total of a counter that begins again at 0 after `range` (0: it does not), each times `scale`, in J. Where
-/// a step cannot be told the reading is a fault, and the total begins at 0 anew: one that would be more than 5 kW (the
-/// counter was reset, or its driver is wrong), and one over so long that 1 kW would have gone through the whole range.
+/// The running total of a counter that begins again at 0 after `range` (0: it does not), each times `scale`, in J.
+/// Where a step cannot be told the reading is a fault, and the total begins at 0 anew: one that would be more than 5 kW
+/// (the counter was reset, or its driver is wrong), and one over so long that 1 kW would have gone through the whole
+/// range.
 std::unique_ptr<ValueReader> make_counter_reader(SysfsFile file, double scale, double range);
 
 /// Several values that are read one after the other.
