@@ -82,7 +82,7 @@ TEST_CASE("RAPL: packages and their parts, the counter across its wrap, a reset,
   root.write("class/powercap/intel-rapl:0/energy_uj", "150000\n");
   std::this_thread::sleep_for(std::chrono::milliseconds(2));
   CHECK(read_all(catalog).at("package-0/energy") == doctest::Approx(0.1));  // anew, so that readers see the loss
-  root.write("class/powercap/intel-rapl:0/energy_uj", "90000000000\n");  // 90 kJ within milliseconds
+  root.write("class/powercap/intel-rapl:0/energy_uj", "90000000000\n");     // 90 kJ within milliseconds
   CHECK(fault_of(read_all(catalog).at("package-0/energy")) == ReadingFault::kImpossible);
   root.write("class/powercap/intel-rapl:0/energy_uj", "junk\n");
   CHECK(fault_of(read_all(catalog).at("package-0/energy")) == ReadingFault::kGarbage);

@@ -87,7 +87,7 @@ def test_daylight_saving(tmp_path: Path) -> None:
     forward = ["2026-03-29 01:59:59.0", "2026-03-29 01:59:59.5", "2026-03-29 03:00:00.0", "2026-03-29 03:00:00.5"]
     for times, way in ((back, "back"), (forward, "forward")):
         path = write(tmp_path, local_times(times))
-        with pytest.raises(InvalidArgumentError, match=f"time goes {way} by an hour .*daylight saving: give timezone"):
+        with pytest.raises(InvalidArgumentError, match=f"time goes {way} by an hour .*daylight saving: give the zone"):
             read_csv(path)
         resolved = read_csv(path, timezone="Europe/Berlin")
         assert resolved.time_ns.tolist() == [0, 500_000_000, 1_000_000_000, 1_500_000_000]
@@ -104,10 +104,10 @@ REFUSED = {
     "binary": ("PK\0\0\3\4" + "\0" * 64, "binary"),
     "no time": ("power (W),voltage (V)\n1,2\n1,2\n", "none of the columns 'power .W.', 'voltage .V.' is a time"),
     "no quantity": ("time (s),humidity (%)\n1,2\n2,2\n", "is power, current, voltage or energy"),
-    "no unit": ("time (s),current\n1,2\n2,2\n", "'current' does not say its unit: give units="),
+    "no unit": ("time (s),current\n1,2\n2,2\n", "'current' does not say its unit: give it"),
     "no unit of time": ("time,current (A)\n1,2\n2,2\n", "'time' does not say its unit"),
     "another unit": ("time (s),current (furlong)\n1,2\n2,2\n", "is in 'furlong', and current is understood in A, mA"),
-    "two of a kind": ("time (s),P1 (W),P2 (W)\n1,2,3\n2,2,3\n", "are all of power: choose with columns="),
+    "two of a kind": ("time (s),P1 (W),P2 (W)\n1,2,3\n2,2,3\n", "are all of power: choose one"),
     "which decimal": ("time (s);power (W)\n0;1,234\n1;1,235\n", "can be a decimal or a thousand"),
     "both signs": ("time (s);power (W)\n0;1,23\n1;1.25\n", "beside numbers with a point"),
     "which day": ("time,power (W)\n03/04/2026 10:00:00,1\n03/04/2026 10:00:01,2\n", "which number is the day"),

@@ -21,7 +21,7 @@ struct ProfileRequest {
   std::uint32_t levels = kLevelTokens | kLevelOps;
   RecorderLimits limits;
   SensorOptions sensors;
-  double idle_s = 0;  ///< so long the sensors are read before the runs and after them, while nothing runs
+  double idle_s = 0;    ///< so long the sensors are read before the runs and after them, while nothing runs
   bool marker = false;  ///< pulses of load before all that and after it, for an external power meter
   std::string metadata_json = "{}";  ///< an object of the asker's own, for the trace
 };

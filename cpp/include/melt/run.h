@@ -106,9 +106,8 @@ class Profiler {
   RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition = {});
 
   /// Reads the sensors for so long while nothing runs: what the device draws at idle, with the model loaded. In
-  /// the trace it is a phase of its own. Ends early on a cancel. Does nothing where neither a sensor nor, as mark() says,
-  /// a meter reads.
-  /// Raises: Error(kInvalidArgument), Error(kBusy), Error(kIo).
+  /// the trace it is a phase of its own. Ends early on a cancel. Does nothing where neither a sensor nor, as mark()
+  /// says, a meter reads. Raises: Error(kInvalidArgument), Error(kBusy), Error(kIo).
   void sample_idle(double seconds);
 
   /// Computes on all threads in three short pulses, for an external power meter: each is a phase `marker` of the trace,

@@ -8,9 +8,9 @@
 namespace melt {
 namespace {
 
-constexpr double kMaxPowerW = 5'000;    // of one counter: no package or rail draws more
-constexpr double kMaxSteadyW = 1'000;   // nor so much for as long as a counter takes to begin again, minutes
-constexpr double kMinElapsedS = 1e-3;   // counters are updated in steps of about this
+constexpr double kMaxPowerW = 5'000;   // of one counter: no package or rail draws more
+constexpr double kMaxSteadyW = 1'000;  // nor so much for as long as a counter takes to begin again, minutes
+constexpr double kMinElapsedS = 1e-3;  // counters are updated in steps of about this
 
 class NumberReader final : public ValueReader {
  public:
