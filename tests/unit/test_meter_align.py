@@ -94,12 +94,24 @@ def marked(runs: list[Run]) -> tuple[list[tuple[float, float]], SimulatedDevice]
 
 @pytest.mark.parametrize("rate_hz", [20.0, 100.0])
 def test_pulses_tell_regular_runs_apart(rate_hz: float) -> None:
-    runs = [Run(8.0 + 2 * i, 0.2, 0.8) for i in range(8)]
+    runs = [Run(8.0 + 2 * i, 0.2, 0.8) for i in range(60)]
     pulses, device = marked(runs)
-    recording = metered(device, offset_s=-30.0, drift_ppm=50.0, minutes=1.2, rate_hz=rate_hz)
+    recording = metered(device, offset_s=-3.0, drift_ppm=50.0, minutes=2.4, rate_hz=rate_hz)
     fit = align_by_load(trace_of(runs, pulses=pulses), recording)
     assert fit.method == "load and marker pulses"
-    assert worst_ms(fit, offset_s=-30.0, drift_ppm=50.0, seconds=60) < min(fit.error_ns / 1e6, 700 / rate_hz)
+    assert worst_ms(fit, offset_s=-3.0, drift_ppm=50.0, seconds=140) < min(fit.error_ns / 1e6, 700 / rate_hz)
+    with pytest.raises(InvalidArgumentError, match="several places alike"):
+        align_by_load(trace_of(runs), metered(device_of(runs), offset_s=-3.0, drift_ppm=50.0, minutes=2, rate_hz=50))
+
+
+def test_few_steps_of_a_slow_meter_do_not_make_up_a_drift() -> None:
+    runs = [Run(8.0, 0.5, 3.0)]
+    pulses, device = marked(runs)
+    for seed in range(5):
+        recording = metered(device, offset_s=-3.0, drift_ppm=20.0, minutes=0.4, rate_hz=20, seed=seed)
+        fit = align_by_load(trace_of(runs, pulses=pulses), recording)
+        assert fit.drift_ppm == pytest.approx(0.0, abs=100.0)
+        assert worst_ms(fit, offset_s=-3.0, drift_ppm=20.0, seconds=24) < fit.error_ns / 1e6
 
 
 def test_one_long_run_fits_at_one_place_only() -> None:

@@ -51,10 +51,12 @@ class Steps:
     Attributes:
         time_ns: Rising.
         level: 0 nothing runs, 1 decode and marker pulses, 2 prefill: the order in which they draw.
+        marker_ns: Those of `time_ns` at which a marker pulse begins or ends.
     """
 
     time_ns: Array
     level: Array
+    marker_ns: Array
 
     def at(self, time_ns: Array) -> Array:
         """Returns the level at each time."""
@@ -82,7 +84,9 @@ def load_steps(trace: Trace) -> Steps:
             levels.pop()
         times += [start, end]
         levels += [_LEVELS[int(row["phase"])], 0]
-    return Steps(np.array(times, np.float64), np.array(levels, np.float64))
+    pulses = phases[phases["phase"] == Phase.MARKER]
+    markers = np.concatenate([pulses["start_ns"], pulses["start_ns"] + pulses["duration_ns"]])
+    return Steps(np.array(times, np.float64), np.array(levels, np.float64), markers.astype(np.float64))
 
 
 def match_steps(
@@ -119,7 +123,10 @@ def match_steps(
         )
     for other in matches:
         apart = abs(other.offset_ns - best.offset_ns) > _SAME_NS
-        if apart and len(other.meter_ns) > _RIVAL_RATIO * len(best.meter_ns):
+        if apart and all(
+            np.isin(other.trace_ns, among).sum() >= _RIVAL_RATIO * np.isin(best.trace_ns, among).sum()
+            for among in (steps.time_ns, steps.marker_ns)  # hundreds of regular runs do not outvote the pulses
+        ):
             raise InvalidArgumentError(
                 f"{where}: its power fits the load at several places alike: the runs are too regular (give near_ns "
                 "and within_ns, or profile with --marker), or it is not of this load"
