@@ -86,9 +86,10 @@ def test_regular_runs_need_a_hint() -> None:
 
 def marked(runs: list[Run]) -> tuple[list[tuple[float, float]], SimulatedDevice]:
     """Returns pulses before runs and after them, as `Profiler.mark` makes them, and the device with these."""
-    starts = (0.9, 2.1, 3.7, runs[-1].end_s + 0.9, runs[-1].end_s + 2.1, runs[-1].end_s + 3.7)
-    pulses = [(start, start + 0.5) for start in starts]
-    loads = sorted([*runs, *(Run(start, 0.25, 0.25) for start, _ in pulses)], key=lambda run: run.start_s)
+    first = (0.913, 2.137, 3.764)
+    starts = (*first, *(runs[-1].end_s + start for start in first))
+    pulses = [(start, start + 0.507) for start in starts]
+    loads = sorted([*runs, *(Run(start, 0.25, 0.257) for start, _ in pulses)], key=lambda run: run.start_s)
     return pulses, SimulatedDevice.of_runs(idle_w=2.0, prefill_w=6.0, decode_w=6.0, runs=loads, ripple=0.2)
 
 
@@ -105,7 +106,7 @@ def test_pulses_tell_regular_runs_apart(rate_hz: float) -> None:
 
 
 def test_few_steps_of_a_slow_meter_do_not_make_up_a_drift() -> None:
-    runs = [Run(8.0, 0.5, 3.0)]
+    runs = [Run(8.018, 0.511, 3.027)]
     pulses, device = marked(runs)
     for seed in range(5):
         recording = metered(device, offset_s=-3.0, drift_ppm=20.0, minutes=0.4, rate_hz=20, seed=seed)
