@@ -14,6 +14,7 @@ host's package database is not touched. Running them needs qemu-user and, for ch
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shutil
 import subprocess
@@ -43,6 +44,7 @@ BOARD_PACKAGES = (
     "libgmp10",
     "libpcre2-8-0",
     "libselinux1",
+    "libstdc++6",
 )
 #: Android's toybox has these, Debian's build of it has not.
 BUSYBOX_APPLETS = ("awk", "dd", "expr", "gzip", "printf", "sleep", "tar", "tr", "uname", "wc")
@@ -87,12 +89,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _made_whole(name: str, make: Callable[[Path], None]) -> Path:
-    """Returns a root, made if it is not there: whole or absent, never half."""
-    root = ROOTS / name
-    if not root.is_dir():
+    """Returns a root, made if it is not there or of another version of this file: whole or absent, never half."""
+    root, stamp = ROOTS / name, ROOTS / f".{name}.made-by"
+    maker = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    if not root.is_dir() or not stamp.exists() or stamp.read_text() != maker:
         with tempfile.TemporaryDirectory(dir=_made(ROOTS), prefix=f".{name}-") as folder:
             make(Path(folder))
+            if root.is_dir():
+                shutil.rmtree(root)
             (Path(folder) / "root").rename(root)
+        stamp.write_text(maker)
     return root
 
 

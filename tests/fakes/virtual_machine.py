@@ -67,12 +67,20 @@ class VirtualMachine:
         while True:
             said = self._console.read_text(errors="replace") if self._console.exists() else ""
             keys = re.findall(r"melt-host-key (ssh-ed25519 \S+)", said)
-            if len(keys) >= boots:
+            if len(keys) >= boots and self._answers():
                 break
             assert self._process.poll() is None, (self.folder / "qemu.log").read_text()
             assert time.monotonic() < end, said[-2000:]
             time.sleep(0.05)
         (self.folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {keys[-1]}\n")
+
+    def _answers(self) -> bool:
+        """Returns whether the ssh server greets; before that, qemu takes connections and resets them."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as probe:
+                return probe.recv(4) == b"SSH-"
+        except OSError:
+            return False
 
     def reset(self) -> None:
         """Presses the reset button: nothing is told to end, nothing more reaches the disk."""

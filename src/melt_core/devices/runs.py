@@ -25,6 +25,7 @@ from melt_core.devices.observing import BURST, Observer, additions
 from melt_core.devices.retry import Patience, retried
 from melt_core.devices.state_dir import state_dir
 from melt_core.errors import (
+    CancelledError,
     DeviceBusyError,
     DeviceError,
     InvalidArgumentError,
@@ -122,6 +123,7 @@ class DeviceRun:
 
         Raises:
             TransientDeviceError: The device was out of reach for too long; the run goes on and `resume` fetches it.
+            CancelledError: Somebody on the device ended it, such as its system when that shuts down.
             MeltError: The run failed, with the kind of what failed it; what it measured is at its place all the same.
             KeyboardInterrupt: After Ctrl-C, once the run was ended there and its trace is here.
         """
@@ -136,7 +138,7 @@ class DeviceRun:
         outcome = self._fetch(status)
         if interrupted:
             raise KeyboardInterrupt
-        if outcome is None or status.text("state") in ("failed", "lost"):
+        if outcome is None or status.text("state", most=32) != "done":
             raise self._failure(status, has_trace=outcome is not None)
         return outcome
 
@@ -282,7 +284,15 @@ class DeviceRun:
         self.journal.remove(self.entry.run)
 
     def _failure(self, status: Reply, *, has_trace: bool) -> MeltError:
-        error = status.error() if status.has("error") else RuntimeFailedError("the run failed and did not say why")
+        if status.has("error"):
+            error = status.error()
+        elif status.text("state", most=32) == "cancelled":
+            error = CancelledError(
+                f"the run was ended on {self.transport.uri} before it was complete: by its system, as when that is "
+                "restarted, or by somebody else"
+            )
+        else:
+            error = RuntimeFailedError("the run failed and did not say why")
         kept = f"; what was measured until then is in {self.entry.output}" if has_trace else ""
         lost = "the run was lost: " if status.text("state", most=32) == "lost" else ""
         made: MeltError = type(error)(f"{lost}{error}{kept}")

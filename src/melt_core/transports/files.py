@@ -47,7 +47,8 @@ _BLOCK_BYTES = 65536
 _READ_FROM = 'exec tail -c "+$2" "$1"'
 _HASH = 'exec sha256sum < "$1"'
 _READ = 'exec cat "$1"'
-_PLACE = 'chmod "$3" "$1" && exec mv -f "$1" "$2"'
+# Onto the disk before it gets its name: after a loss of power, what has the name is whole. Not every sync takes a file.
+_PLACE = 'chmod "$3" "$1" && { sync "$1" 2>/dev/null || sync; } && exec mv -f "$1" "$2"'
 _REMOVE = 'exec rm -f "$1"'
 
 
