@@ -114,7 +114,8 @@ def _make(scratch: Path, target: Path) -> None:
     (target / "initrd.gz").write_bytes(initrd(kernel, (root / _BUSYBOX).read_bytes()))
     _furnish(root)
     mke2fs = shutil.which("mke2fs", path="/usr/sbin:/sbin:/usr/bin") or "mke2fs"
-    run([mke2fs, "-q", "-t", "ext4", "-m", "0", "-E", "root_owner=0:0", "-d", str(root), str(target / "root.img"), DISK])
+    options = ["-q", "-t", "ext4", "-m", "0", "-E", "root_owner=0:0"]
+    run([mke2fs, *options, "-d", str(root), str(target / "root.img"), DISK])
 
 
 def _furnish(root: Path) -> None:
