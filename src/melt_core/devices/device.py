@@ -286,7 +286,9 @@ class Device:
         if limits.least_memory_bytes is None:
             limits = replace(limits, least_memory_bytes=model_bytes)
         return pass_gates(
-            self.observe,
+            lambda: retried(
+                f"ask {self.uri} how it is", lambda: self.probe.observe(for_gates=True), patience=CONNECT_PATIENCE
+            ),
             limits,
             free_bytes=self._free_bytes,
             on_wait=lambda gate, waited: tell({"event": "gate", "gate": gate.name, "detail": gate.detail, "s": waited}),
