@@ -26,7 +26,7 @@ from melt_core.devices.observing import Observer
 from melt_core.devices.preparing import Brought, bring_model, run_metadata
 from melt_core.devices.probe import DeviceInfo, Observation, Probe
 from melt_core.devices.retry import Patience, retried
-from melt_core.devices.runs import FOLLOW_PATIENCE, LEASE_S, RUN_TIMEOUT_S, DeviceRun, OnEvent, RunOutcome
+from melt_core.devices.runs import FOLLOW_PATIENCE, LEASE_S, POLL_S, RUN_TIMEOUT_S, DeviceRun, OnEvent, RunOutcome
 from melt_core.devices.state_dir import host_id
 from melt_core.devices.uri import DeviceUri, parse_uri
 from melt_core.errors import DeviceError, InvalidArgumentError, MeltError, RuntimeFailedError, StorageError
@@ -43,6 +43,7 @@ class Measurement:
         request: As the agent's protocol has it, without the model.
         limits: The gates.
         telemetry_s: How often the device's sensors are asked while it runs; 0: not at all.
+        poll_s: How often it is asked how far it is; at most 60, so that its lease does not end meanwhile.
         patience: How long the device may be out of reach meanwhile.
         timeout_s: How long the run is followed; it goes on after that, and can be brought back.
         metadata: Of the caller's own, for the trace.
@@ -51,9 +52,14 @@ class Measurement:
     request: Mapping[str, Any]
     limits: GateLimits = field(default_factory=GateLimits)
     telemetry_s: float = 1.0
+    poll_s: float = POLL_S
     patience: Patience = FOLLOW_PATIENCE
     timeout_s: float = RUN_TIMEOUT_S
     metadata: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.01 <= self.poll_s <= 60.0:  # NaN is not either
+            raise InvalidArgumentError(f"poll_s is {self.poll_s}: give 0.01 to 60 seconds")
 
 
 class Device:
@@ -277,6 +283,7 @@ class Device:
             observer=Observer(agent, self.probe, self._journal, entry.run),
             entry=entry,
             telemetry_s=measurement.telemetry_s,
+            poll_s=measurement.poll_s,
             patience=measurement.patience,
             timeout_s=measurement.timeout_s,
             on_event=on_event,

@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 FINAL = ("done", "cancelled", "failed", "lost")
 LEASE_S = 120
 _RENEW_S = 30.0
-_POLL_S = 0.5
+POLL_S = 0.5
 _CANCEL_GRACE_S = 30.0
 MAX_TRACE_BYTES = 4 << 30
 #: A run that says it goes on is followed no longer than this.
@@ -81,6 +81,7 @@ class DeviceRun:
     observer: Observer
     entry: Entry
     telemetry_s: float = 1.0
+    poll_s: float = POLL_S
     patience: Patience = FOLLOW_PATIENCE
     timeout_s: float = RUN_TIMEOUT_S
     on_event: OnEvent | None = None
@@ -163,7 +164,7 @@ class DeviceRun:
                 if now - renewed > _RENEW_S:
                     renewed = now
                     self.agent.ask("lease", ttl_s=LEASE_S)
-            time.sleep(_POLL_S)
+            time.sleep(self.poll_s)
 
     def _status(self) -> Reply:
         try:
