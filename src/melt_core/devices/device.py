@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,44 +22,18 @@ from melt_core.devices.agent import DEFAULT_TIMEOUT_S, HASH_TIMEOUT_S, PROTOCOL,
 from melt_core.devices.agents import SizeThere, agent_files, deploy_agent, package_version
 from melt_core.devices.gates import GateLimits, GateReport, pass_gates
 from melt_core.devices.journal import Entry, Journal, absolute, new_run_name
+from melt_core.devices.measurement import Measurement
 from melt_core.devices.observing import Observer
 from melt_core.devices.preparing import Brought, bring_model, run_metadata
 from melt_core.devices.probe import DeviceInfo, Observation, Probe
 from melt_core.devices.retry import Patience, retried
-from melt_core.devices.runs import FOLLOW_PATIENCE, LEASE_S, POLL_S, RUN_TIMEOUT_S, DeviceRun, OnEvent, RunOutcome
+from melt_core.devices.runs import LEASE_S, DeviceRun, OnEvent, RunOutcome
 from melt_core.devices.state_dir import host_id
 from melt_core.devices.uri import DeviceUri, parse_uri
 from melt_core.errors import DeviceError, InvalidArgumentError, MeltError, RuntimeFailedError, StorageError
 from melt_core.transports import AdbTransport, IosTransport, LocalTransport, RemotePath, SshTransport, Transport
 
 CONNECT_PATIENCE = Patience(attempts=4, total_s=60.0, first_wait_s=0.5, longest_wait_s=8.0)
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What to measure and how to treat the device.
-
-    Attributes:
-        request: As the agent's protocol has it, without the model.
-        limits: The gates.
-        telemetry_s: How often the device's sensors are asked while it runs; 0: not at all.
-        poll_s: How often it is asked how far it is; at most 60, so that its lease does not end meanwhile.
-        patience: How long the device may be out of reach meanwhile.
-        timeout_s: How long the run is followed; it goes on after that, and can be brought back.
-        metadata: Of the caller's own, for the trace.
-    """
-
-    request: Mapping[str, Any]
-    limits: GateLimits = field(default_factory=GateLimits)
-    telemetry_s: float = 1.0
-    poll_s: float = POLL_S
-    patience: Patience = FOLLOW_PATIENCE
-    timeout_s: float = RUN_TIMEOUT_S
-    metadata: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        if not 0.01 <= self.poll_s <= 60.0:  # NaN is not either
-            raise InvalidArgumentError(f"poll_s is {self.poll_s}: give 0.01 to 60 seconds")
 
 
 class Device:

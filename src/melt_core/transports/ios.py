@@ -9,7 +9,6 @@ that hosts the agent (cpp/agent/ios), and that app is launched. Requests to the 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,7 @@ from melt_core.transports.base import (
     Transfer,
     Transport,
 )
+from melt_core.transports.files import arrived_damaged, check_push_target, hash_file, open_source
 from melt_core.transports.ios_mailbox import MailboxChannel
 from melt_core.transports.local import LocalTransport
 from melt_core.transports.paths import RemotePath
@@ -162,22 +162,20 @@ class IosTransport(Transport):
         """Brings a file into the app's folder and reads it back; the folder that it goes to must be there."""
         if executable:
             raise InvalidArgumentError("iOS runs no pushed programs: the agent is part of its app")
-        if not target.parts:
-            raise InvalidArgumentError("push needs a file name below the work directory, not the work directory itself")
-        if not source.is_file():
-            raise StorageError.from_os_error("read", str(source), OSError(2, "not a file"))
+        check_push_target(target)
         deadline = Deadline(timeout_s, what=f"push {source} to {self.uri}", cancel=cancel)
-        size, digest = source.stat().st_size, _hash_of(source)
+        open_source(source).close()
+        size, digest = hash_file(source, deadline)
         where = self.resolve(target)
         command = ["apps", "push", "--documents", self._bundle_id, str(source.absolute()), where]
         self.call(command, timeout_s=deadline.left_s(), cancel=cancel)
         with tempfile.TemporaryDirectory() as folder:
             back = self._fetch(where, Path(folder) / "back", size, deadline)
-            arrived = back.stat().st_size == size and _hash_of(back) == digest
+            arrived = hash_file(back, deadline) == (size, digest)
         if not arrived:
             with contextlib.suppress(DeviceError):
                 self.remove(target)
-            raise TransientDeviceError(f"{source} arrived damaged on {self.uri} and was removed there: try again")
+            raise arrived_damaged(source, self.uri)
         if on_progress is not None:
             on_progress(size, size)
         return Transfer(target, size, digest, size, 0)
@@ -199,7 +197,7 @@ class IosTransport(Transport):
             raise StorageError.from_os_error("write", str(target), OSError(2, "its folder is not there"))
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".melt-pull-") as folder:
             part = self._fetch(self.resolve(source), Path(folder) / "part", max_bytes, deadline)
-            size, digest = part.stat().st_size, _hash_of(part)
+            size, digest = hash_file(part, deadline)
             if size > max_bytes:
                 raise self._too_large(self.resolve(source), max_bytes)
             part.replace(target)
@@ -311,11 +309,3 @@ class IosTransport(Transport):
 
 class _NotThereError(DeviceError):
     """The file or its folder is not on the device."""
-
-
-def _hash_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
