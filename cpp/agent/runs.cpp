@@ -201,7 +201,8 @@ int Runs::start(const std::string& run, const std::string& request_json, const s
   work_.replace(run_path(run) + "/request.json", request_json);
   work_.replace(reserve_path(run), std::string(kReserveBytes, '\0'));
   RunStatus status = first_status(run, host);
-  work_.replace(status_path(run), status.json());
+  // Lasting: after a loss of power the run is known, and its host is told that it is lost.
+  work_.replace(status_path(run), status.json(), true);
   if (hosting_ == Hosting::kThreads) {
     cancel_measuring(false);  // before anybody can know of this run
     start_thread(std::make_unique<ThreadedRun>(ThreadedRun{WorkDir(work_.path()), std::move(request), std::move(status),
