@@ -31,7 +31,7 @@ HOST_PACKAGES = ("e2fsprogs", "qemu-system-arm")
 KERNEL_PACKAGE = "linux-image-arm64"  # depends on the one of the moment
 #: Of the drivers that Debian's kernel has as modules: the disk, its file system, the network. What they need follows.
 MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "virtio_net")
-DISK = "320M"
+DISK = "200M"
 _BUSYBOX = "bin/busybox"
 
 INITRD_INIT = """#!/bin/busybox sh
