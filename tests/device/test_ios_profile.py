@@ -17,6 +17,7 @@ import melt_core as melt
 import melt_core._core
 from fakes.tiny_models import vocabulary_folder, write_model
 from melt_core.devices import Device, GateLimits, Measurement, observing
+from melt_core.devices.discovery import describe
 from melt_core.devices.journal import Journal
 from melt_core.devices.retry import Patience
 from melt_core.errors import DeviceError, MeltError, TransientDeviceError
@@ -75,15 +76,27 @@ def device(phone: IosDevice) -> Iterator[Device]:
         yield made
 
 
-def test_connect_load_profile(phone: IosDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # GIVEN the tool on the path, and a model file
-    if vocabulary_folder() is None:
-        pytest.skip("no prepared llama.cpp source tree with models/ggml-vocab-*.gguf: run `make setup`")
+@pytest.fixture
+def tool_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "bin/pymobiledevice3"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{TOOL}" "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+def test_it_is_described_without_its_app(phone: IosDevice, tool_on_path: None) -> None:
+    listed = describe(f"ios:{UDID}")
+    assert (listed.state, listed.os, listed.temperature_c) == ("ready", "iOS", pytest.approx(29.4))
+    assert not (phone.root / "app.pid").exists()
+    phone.describe(usbmuxd="down")
+    assert describe(f"ios:{UDID}").state == "unreachable"
+
+
+def test_connect_load_profile(phone: IosDevice, tool_on_path: None, tmp_path: Path) -> None:
+    # GIVEN a model file
+    if vocabulary_folder() is None:
+        pytest.skip("no prepared llama.cpp source tree with models/ggml-vocab-*.gguf: run `make setup`")
     model = write_model(tmp_path / "tiny; $(x).gguf")
     options = {"max_tokens": 4, "repeats": 2, "overhead_budget_s": 0.0}
     # WHEN it is profiled there as anywhere
