@@ -84,9 +84,11 @@ set(MELT_LLAMA_CPP_SOURCES
 
 # The device program, but for its main: its tests link them too.
 set(MELT_AGENT_SOURCES
+  cpp/agent/app.cpp
   cpp/agent/device.cpp
   cpp/agent/inspect.cpp
   cpp/agent/lease.cpp
+  cpp/agent/mailbox.cpp
   cpp/agent/measure.cpp
   cpp/agent/process.cpp
   cpp/agent/run_status.cpp
@@ -173,4 +175,5 @@ set(MELT_LLAMA_CPP_TEST_SOURCES
 
 set(MELT_AGENT_TEST_SOURCES
   cpp/tests/test_agent.cpp
+  cpp/tests/test_agent_mailbox.cpp
 )

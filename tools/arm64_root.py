@@ -8,13 +8,11 @@ PyPI -> pip (wheels for aarch64) -> its site-packages. Needs Debian or Ubuntu wi
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from arm64_packages import Arm64Packages, make_links_relative, run
 from third_party import ThirdPartyError, locked, pypi, say
 
 PACKAGES = ("libc6", "libpython3-dev", "libstdc++6", "python3")
@@ -37,15 +35,13 @@ def arm64_root() -> Path:
     root = made_root()
     if root.is_dir():
         return root
-    missing = [tool for tool in ("apt-get", "dpkg") if shutil.which(tool) is None]
-    if missing:
-        raise ThirdPartyError(f"no {' and no '.join(missing)} here: an arm64 userland is made from Debian's packages")
     with locked(root):
         if not root.is_dir():
             say("fetching an arm64 userland")
             with tempfile.TemporaryDirectory(dir=root.parent, prefix=".root-") as scratch:
                 unpacked = Path(scratch, "root")
-                _unpack_packages(Path(scratch), unpacked)
+                Arm64Packages(Path(scratch, "apt")).unpack(PACKAGES, unpacked, dependencies=True)
+                make_links_relative(unpacked)
                 _install_wheels(unpacked)
                 unpacked.replace(root)  # whole or absent, never half
     return root
@@ -66,52 +62,13 @@ def site_packages(root: Path) -> Path:
     return root / "site-packages"
 
 
-def _unpack_packages(scratch: Path, root: Path) -> None:
-    for folder in ("lists/partial", "cache/archives/partial"):
-        (scratch / folder).mkdir(parents=True)
-    (scratch / "status").touch()
-    # Lists, cache and status of its own: this system's packages and architectures stay as they are.
-    options = {
-        "APT::Architecture": "arm64",
-        "APT::Architectures": "arm64",
-        "Dir::State::Lists": f"{scratch}/lists",
-        "Dir::State::status": f"{scratch}/status",
-        "Dir::Cache": f"{scratch}/cache",
-        "APT::Sandbox::User": "root",
-        "Acquire::Languages": "none",
-    }
-    apt = ["apt-get", "-qq", *(f"-o{name}={value}" for name, value in options.items())]
-    _run([*apt, "update"])
-    _run([*apt, "-y", "--no-install-recommends", "--download-only", "install", *PACKAGES])
-    root.mkdir()
-    for package in sorted((scratch / "cache/archives").glob("*.deb")):
-        _run(["dpkg", "-x", str(package), str(root)])
-    _make_links_relative(root)
-
-
-def _make_links_relative(root: Path) -> None:
-    """Lets absolute links of the packages point into the folder, as they would after chroot."""
-    for path in root.rglob("*"):
-        if path.is_symlink() and path.readlink().is_absolute():
-            target = root / path.readlink().relative_to("/")
-            path.unlink()
-            path.symlink_to(os.path.relpath(target, path.parent))
-
-
 def _install_wheels(root: Path) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--target", str(site_packages(root)), "--only-binary", ":all:", "--implementation", "cp"]
     command += ["--python-version", python_version(root)]
     for tag in ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"):
         command += ["--platform", tag]
-    _run([*command, *WHEELS])
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        tail = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise ThirdPartyError(f"`{' '.join(command[:2])} ...` failed with exit code {done.returncode}:\n{tail}")
+    run([*command, *WHEELS])
 
 
 def main(arguments: list[str]) -> int:

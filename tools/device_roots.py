@@ -14,13 +14,17 @@ host's package database is not touched. Running them needs qemu-user and, for ch
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from arm64_packages import Arm64Packages, run
+from third_party import ThirdPartyError
 
 ROOTS = Path(__file__).parents[1] / "build/device-roots"
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
@@ -40,6 +44,7 @@ BOARD_PACKAGES = (
     "libgmp10",
     "libpcre2-8-0",
     "libselinux1",
+    "libstdc++6",
 )
 #: Android's toybox has these, Debian's build of it has not.
 BUSYBOX_APPLETS = ("awk", "dd", "expr", "gzip", "printf", "sleep", "tar", "tr", "uname", "wc")
@@ -69,19 +74,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--install", action="store_true", help="install what the host needs; needs root and apt-get")
     arguments = parser.parse_args(argv)
-    if arguments.install:
-        install()
-    if problem := missing():
-        print(f"device_roots: {problem}", file=sys.stderr)
+    try:
+        if arguments.install:
+            install_packages(HOST_PACKAGES)
+            register_binfmt()
+        if problem := missing():
+            raise ThirdPartyError(problem)
+        for name, make in (("phone", make_phone), ("board", make_board)):
+            print(_made_whole(name, make))
+    except ThirdPartyError as error:
+        print(f"device_roots: {error}", file=sys.stderr)
         return 1
-    for name, make in (("phone", make_phone), ("board", make_board)):
-        root = ROOTS / name
-        if not root.is_dir():
-            with tempfile.TemporaryDirectory(dir=_made(ROOTS), prefix=f".{name}-") as folder:
-                make(Path(folder))
-                (Path(folder) / "root").rename(root)
-        print(root)
     return 0
+
+
+def _made_whole(name: str, make: Callable[[Path], None]) -> Path:
+    """Returns a root, made if it is not there or of another version of this file: whole or absent, never half."""
+    root, stamp = ROOTS / name, ROOTS / f".{name}.made-by"
+    maker = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    if not root.is_dir() or not stamp.exists() or stamp.read_text() != maker:
+        with tempfile.TemporaryDirectory(dir=_made(ROOTS), prefix=f".{name}-") as folder:
+            make(Path(folder))
+            if root.is_dir():
+                shutil.rmtree(root)
+            (Path(folder) / "root").rename(root)
+        stamp.write_text(maker)
+    return root
 
 
 def missing() -> str | None:
@@ -92,9 +110,9 @@ def missing() -> str | None:
     return None
 
 
-def install() -> None:
-    """Installs the host's packages and lets the kernel run arm64 programs."""
-    absent = [p for p in HOST_PACKAGES if subprocess.run(["dpkg", "-s", p], capture_output=True).returncode != 0]
+def install_packages(packages: Sequence[str]) -> None:
+    """Installs packages on this host, where they are missing, and starts no service of theirs."""
+    absent = [p for p in packages if subprocess.run(["dpkg", "-s", p], capture_output=True).returncode != 0]
     if absent:
         policy = Path("/usr/sbin/policy-rc.d")  # by Debian's convention: exit code 101 keeps services from starting
         ours = not policy.exists()
@@ -102,17 +120,16 @@ def install() -> None:
             policy.write_text("#!/bin/sh\nexit 101\n")
             policy.chmod(0o755)
         try:
-            _run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *absent])
+            run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *absent])
         finally:
             if ours:
                 policy.unlink()
-    register_binfmt()
 
 
 def register_binfmt() -> None:
     """Registers qemu-aarch64 with the kernel, where no boot process did."""
     if not (BINFMT / "register").exists():
-        _run(["mount", "-t", "binfmt_misc", "none", str(BINFMT)])
+        run(["mount", "-t", "binfmt_misc", "none", str(BINFMT)])
     if not (BINFMT / "qemu-aarch64").exists():
         rule = Path("/usr/lib/binfmt.d/qemu-aarch64.conf").read_bytes().strip()
         (BINFMT / "register").write_bytes(rule)
@@ -121,7 +138,7 @@ def register_binfmt() -> None:
 def make_phone(folder: Path) -> None:
     """Makes the root of a phone in folder/root."""
     debian, root = folder / "debian", folder / "root"
-    _unpack(PHONE_PACKAGES, folder, debian)
+    Arm64Packages(folder / "apt").unpack(PHONE_PACKAGES, debian)
     programs = _made(root / "system/bin")
     libraries = _made(root / "system/lib64")
     shutil.copy2(next(debian.glob("usr/lib/*-musl/bin/mksh")), programs / "sh")
@@ -129,8 +146,8 @@ def make_phone(folder: Path) -> None:
     shutil.copy2(_program(debian, "busybox"), programs / "busybox")
     for library in debian.glob("lib/aarch64-linux-gnu/*.so*"):
         shutil.copy2(library, libraries / library.name)
-    _run(["patchelf", "--set-interpreter", INTERPRETER, "--set-rpath", "/system/lib64", str(programs / "toybox")])
-    listed = _run(["qemu-aarch64-static", "-L", str(root), str(programs / "toybox")])
+    run(["patchelf", "--set-interpreter", INTERPRETER, "--set-rpath", "/system/lib64", str(programs / "toybox")])
+    listed = run(["qemu-aarch64-static", "-L", str(root), str(programs / "toybox")])
     for target, names in (("toybox", listed.split()), ("busybox", BUSYBOX_APPLETS)):
         for name in names:
             if not (programs / name).exists():
@@ -152,34 +169,13 @@ def make_phone(folder: Path) -> None:
 def make_board(folder: Path) -> None:
     """Makes the root of a board in folder/root."""
     root = folder / "root"
-    _unpack(BOARD_PACKAGES, folder, root)
+    Arm64Packages(folder / "apt").unpack(BOARD_PACKAGES, root)
     if not (root / "bin/sh").exists():
         (root / "bin/sh").symlink_to("dash")
     for name in ("dev", "proc", "sys", "tmp", "root", "etc"):
         _made(root / name)
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     root.chmod(0o755)
-
-
-def _unpack(packages: Sequence[str], folder: Path, target: Path) -> None:
-    """Fetches packages for arm64 and unpacks them."""
-    debs = _made(folder / "debs")
-    _made(folder / "lists/partial")
-    _made(folder / "cache/archives/partial")
-    (folder / "status").touch()
-    settings = {
-        "APT::Architecture": "arm64",
-        "APT::Architectures": "arm64",
-        "APT::Sandbox::User": "root",
-        "Dir::State::Lists": str(folder / "lists"),
-        "Dir::State::status": str(folder / "status"),
-        "Dir::Cache": str(folder / "cache"),
-    }
-    options = [f"-o{name}={value}" for name, value in settings.items()]
-    _run(["apt-get", *options, "-qq", "update"])
-    _run(["apt-get", *options, "-qq", "download", *packages], cwd=debs)
-    for deb in sorted(debs.glob("*.deb")):
-        _run(["dpkg-deb", "-x", str(deb), str(_made(target))])
 
 
 def _program(debian: Path, name: str) -> Path:
@@ -189,14 +185,6 @@ def _program(debian: Path, name: str) -> Path:
 def _made(path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def _run(command: list[str], *, cwd: Path | None = None) -> str:
-    """Runs a command and returns what it prints; its own words end the script if it fails."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command[:3])} ... failed:\n{done.stderr.strip()[-2000:]}")
-    return done.stdout
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -10,6 +11,7 @@
 
 #include "device.h"
 #include "json.h"
+#include "mailbox.h"
 #include "melt/cpu_features.h"
 #include "melt/error.h"
 #include "process.h"
@@ -21,6 +23,8 @@ constexpr int kBadUse = 2;
 
 constexpr const char* kHelp =
     "melt-agent --work DIR    answers requests, one JSON object a line, until standard input ends\n"
+    "melt-agent --work DIR --mailbox    answers requests that are files in DIR/mailbox, and runs in its own process,\n"
+    "                                   as an app does\n"
     "melt-agent --version     prints what this build and this machine are, as JSON\n"
     "The protocol: docs/agent_protocol.md of melt_core.\n";
 
@@ -55,13 +59,22 @@ int serve(const std::string& path) {
   return 0;
 }
 
+int serve_files(const std::string& path) {
+  static const std::atomic<bool> never{false};
+  const melt::agent::WorkDir work(path);
+  melt::agent::Server server(work, melt::agent::Hosting::kThreads);
+  melt::agent::serve_mailbox(work, server, never);
+  return 0;
+}
+
 int run(int argc, char** argv) {
   if (argc == 2 && std::strcmp(argv[1], "--help") == 0) {
     std::fputs(kHelp, stdout);
     return 0;
   }
   const bool version = argc == 2 && std::strcmp(argv[1], "--version") == 0;
-  if (!version && (argc != 3 || std::strcmp(argv[1], "--work") != 0))
+  const bool mailbox = argc == 4 && std::strcmp(argv[3], "--mailbox") == 0;
+  if (!version && ((argc != 3 && !mailbox) || std::strcmp(argv[1], "--work") != 0))
     return bad_use(argc < 2 ? "no work directory given" : "unknown or missing argument");
   const std::string unfit = unfit_line();
   if (!unfit.empty()) {
@@ -70,7 +83,7 @@ int run(int argc, char** argv) {
   }
   if (version)
     return melt::agent::write_text(1, melt::agent::describe_json() + "\n") ? 0 : 1;
-  return serve(argv[2]);
+  return mailbox ? serve_files(argv[2]) : serve(argv[2]);
 }
 
 }  // namespace

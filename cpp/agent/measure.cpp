@@ -96,8 +96,9 @@ RunResult execute(const WorkDir& work, const ProfileRequest& request, RunStatus&
 }  // namespace
 
 std::string measure(const WorkDir& work, const ProfileRequest& request, RunStatus status,
-                    const std::function<void()>& on_started) noexcept {
-  listen_for_cancel();
+                    const std::function<void()>& on_started, Hosting hosting) noexcept {
+  if (hosting == Hosting::kProcesses)
+    listen_for_cancel();
   status.pid = ::getpid();
   status.state = "running";
   status.write(work);
@@ -115,6 +116,10 @@ std::string measure(const WorkDir& work, const ProfileRequest& request, RunStatu
   } catch (const std::exception& error) {
     return R"({"state": "failed", "error": )" + error_json("RuntimeFailedError", error.what()) + "}";
   }
+}
+
+void cancel_measuring(bool yes) noexcept {
+  cancel.store(yes);
 }
 
 }  // namespace melt::agent

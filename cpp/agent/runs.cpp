@@ -2,6 +2,7 @@
 #include "runs.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -11,6 +12,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <cstdio>
+#include <memory>
 
 #include "device.h"
 #include "json.h"
@@ -129,6 +132,44 @@ void keep(const WorkDir& work, const ProfileRequest& request, const RunStatus& s
   write_last(work, status.run, with_peak(outcome, usage));
 }
 
+/// What the thread of a run owns.
+struct ThreadedRun {
+  WorkDir work;  // its own: the server may end before it
+  ProfileRequest request;
+  RunStatus status;
+  File device_lock, run_lock;
+
+  void execute() noexcept {
+    try {
+      const std::string outcome = measure(work, request, status, [] {}, Hosting::kThreads);
+      work.remove(reserve_path(status.run));
+      write_last(work, status.run, with_trace(work, status.run, outcome));
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "melt-agent: the end of run %s was not written: %s\n", status.run.c_str(), error.what());
+    }
+  }
+};
+
+/// A runtime's own threads may have less, the one that loads and runs needs it.
+constexpr std::size_t kStackBytes = std::size_t{8} << 20;
+
+void start_thread(std::unique_ptr<ThreadedRun> run) {
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstacksize(&attributes, kStackBytes);
+  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  pthread_t thread;
+  const auto body = [](void* argument) -> void* {
+    std::unique_ptr<ThreadedRun>(static_cast<ThreadedRun*>(argument))->execute();
+    return nullptr;
+  };
+  const int failed = pthread_create(&thread, &attributes, body, run.get());
+  pthread_attr_destroy(&attributes);
+  if (failed != 0)
+    throw Error(ErrorKind::kRuntime, "the system starts no more threads");
+  run.release();  // the thread's now
+}
+
 RunStatus first_status(const std::string& run, const std::string& host) {
   RunStatus status;
   status.run = run;
@@ -150,17 +191,24 @@ int Runs::start(const std::string& run, const std::string& request_json, const s
     if (!path->empty() && path->front() != '/')  // a library of the system is named by its place
       *path = work_.absolute(*path);
   }
-  const File device_lock = take_device();
+  File device_lock = take_device();
   if (work_.exists(run_path(run)))
     throw Error(ErrorKind::kInvalidArgument, "there is a run " + json_string(run) + " already: choose another name");
   work_.make_directory("runs");
   work_.make_directory(run_path(run));
-  const File run_lock = work_.open(lock_path(run), O_RDWR | O_CREAT);
+  File run_lock = work_.open(lock_path(run), O_RDWR | O_CREAT);
   ::flock(run_lock.get(), LOCK_EX);
   work_.replace(run_path(run) + "/request.json", request_json);
   work_.replace(reserve_path(run), std::string(kReserveBytes, '\0'));
   RunStatus status = first_status(run, host);
-  work_.replace(status_path(run), status.json());
+  // Lasting: after a loss of power the run is known, and its host is told that it is lost.
+  work_.replace(status_path(run), status.json(), true);
+  if (hosting_ == Hosting::kThreads) {
+    cancel_measuring(false);  // before anybody can know of this run
+    start_thread(std::make_unique<ThreadedRun>(ThreadedRun{WorkDir(work_.path()), std::move(request), std::move(status),
+                                                           std::move(device_lock), std::move(run_lock)}));
+    return ::getpid();
+  }
   const File log = work_.open(run_path(run) + "/log.txt", O_WRONLY | O_CREAT | O_APPEND);
 
   Pipe pid_pipe;
@@ -268,6 +316,12 @@ bool Runs::cancel(const std::string& run, bool force) const {
   const JsonValue* pid = status.find("pid");
   if ((state != "queued" && state != "running") || pid == nullptr)
     return false;
+  if (hosting_ == Hosting::kThreads) {
+    if (force)
+      throw Error(ErrorKind::kInvalidArgument, "an app's run cannot be killed alone: end the app");
+    cancel_measuring(true);
+    return true;
+  }
   const auto id = static_cast<::pid_t>(pid->as_integer("pid", 0, INT32_MAX));
   return id > 1 && ::kill(id, force ? SIGKILL : SIGINT) == 0;
 }

@@ -5,6 +5,7 @@
 //   one per connection                      waits, writes the last status, also after a kill
 //
 // Keeper and measuring process hold a lock on runs/RUN/lock: whoever can take it knows that both are gone.
+// In an app, which may start no processes, a thread takes their place; the lock then ends with the app.
 #pragma once
 
 #include <string>
@@ -14,9 +15,12 @@
 
 namespace melt::agent {
 
+/// Where a run is executed.
+enum class Hosting { kProcesses, kThreads };
+
 class Runs {
  public:
-  explicit Runs(const WorkDir& work) : work_(work) {}
+  explicit Runs(const WorkDir& work, Hosting hosting = Hosting::kProcesses) : work_(work), hosting_(hosting) {}
 
   /// Returns the measuring process's id. `request_json`: the request as it came.
   /// Raises: Error(kInvalidArgument); DeviceBusy; Error(kIo).
@@ -39,6 +43,7 @@ class Runs {
   File take_device() const;
 
   const WorkDir& work_;
+  Hosting hosting_;
 };
 
 }  // namespace melt::agent

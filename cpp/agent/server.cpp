@@ -158,9 +158,13 @@ std::string Server::host_of(const Request& request) const {
   return host == nullptr ? host_ : host->as_string("host");
 }
 
+std::string Server::apart(std::string (*describe)()) const {
+  return hosting_ == Hosting::kThreads ? describe() : in_child(describe);
+}
+
 std::string Server::hello(const Request& request) {
   host_ = host_of(request);
-  const std::string description = in_child(describe_json);
+  const std::string description = apart(describe_json);
   const std::string here = JsonObject()
                                .add("pid", static_cast<std::int64_t>(::getpid()))
                                .add("work", work_.path())
@@ -241,7 +245,7 @@ std::string Server::inspect(const Request& request) {
 }
 
 std::string Server::sensors(const Request&) {
-  return JsonObject().add_raw("sensors", in_child(sensors_json)).str();
+  return JsonObject().add_raw("sensors", apart(sensors_json)).str();
 }
 
 }  // namespace melt::agent

@@ -13,7 +13,8 @@ namespace melt::agent {
 
 class Server {
  public:
-  explicit Server(const WorkDir& work) : work_(work), leases_(work), runs_(work) {}
+  explicit Server(const WorkDir& work, Hosting hosting = Hosting::kProcesses)
+      : work_(work), leases_(work), runs_(work, hosting), hosting_(hosting) {}
 
   /// Answers lines of `input` on `output` until its end, or until nobody reads the answers.
   void serve(int input, int output);
@@ -29,6 +30,8 @@ class Server {
   /// Members of a good answer, as an object.
   std::string execute(const Request& request);
   std::string host_of(const Request& request) const;
+  /// What `describe` returns, in a child process where there can be one.
+  std::string apart(std::string (*describe)()) const;
 
   std::string hello(const Request& request);
   std::string clock(const Request& request);
@@ -48,6 +51,7 @@ class Server {
   const WorkDir& work_;
   Leases leases_;
   Runs runs_;
+  Hosting hosting_;
   std::string host_;  // as hello named it
 };
 

@@ -187,7 +187,9 @@ bool WorkDir::exists(const std::string& relative) const {
 void WorkDir::make_directory(const std::string& relative) const {
   std::string name;
   const File parent = open_parent(relative, name);
-  if (::mkdirat(parent.get(), name.c_str(), 0700) != 0 && errno != EEXIST)
+  if (::mkdirat(parent.get(), name.c_str(), 0700) == 0)
+    ::fsync(parent.get());  // as lasting as what is put into it
+  else if (errno != EEXIST)
     fail("make the directory", relative);
 }
 

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "melt/agent.h"
 #include "melt/melt.h"
 #include "test_c_api.h"
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import melt_core as melt
+from fakes.adb_phone import AdbServerProcess
 from fakes.tiny_models import vocabulary_folder, write_model
 from melt_core.cli.main import main
 from melt_core.devices import Device, GateLimits, Measurement
@@ -249,7 +250,12 @@ def _start_and_leave(device: Device, output: Path) -> None:
 
 
 def test_profile_command_over_ssh(
-    ssh_server: object, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    adb_server: AdbServerProcess,
+    ssh_server: object,
+    state: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from melt_core.devices import device as devices
     from melt_core.transports import SshTransport
@@ -269,6 +275,7 @@ def test_profile_command_over_ssh(
     arguments = ["--runtime", "synthetic", "--prompt", "Hi", "--max-tokens", "4", "--overhead-seconds", "0", "--json"]
     assert main(["profile", SYNTHETIC, "--device", uri, "-o", str(tmp_path / "x.melt"), *arguments]) == 0
     assert json.loads(capsys.readouterr().out)["n_runs"] == 3
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(adb_server.port))  # none is left behind on adb's own port
     assert main(["devices", "list", "--json"]) == 0  # a host that was used is listed from then on
     assert uri in {one["uri"] for one in json.loads(capsys.readouterr().out)["devices"]}
 

@@ -2,6 +2,7 @@
 
     python mlc_model.py FOLDER [QUANTIZATION]      # q0f32 (default) or q4f32_1
     python mlc_model.py FOLDER opencl              # a library for a GPU only
+    python mlc_model.py FOLDER aarch64 COMPILER    # q0f32, its library for arm64 Linux, linked by that compiler
 
 Run as a process of its own: TVM's compiler has no business in the process that tests its runtime. The model is in the
 shape of MLC's (functions, metadata, parameter names, files); its kernels are TVM's own, unscheduled.
@@ -179,13 +180,14 @@ def metadata_json(config: Config, quantization: str, names: list[tuple[str, list
     )
 
 
-def compile_library(path: Path, config: Config, quantization: str) -> None:
-    """Compiles the model with TVM's defaults for this machine's processor."""
+def compile_library(path: Path, config: Config, quantization: str, arm64_compiler: str | None = None) -> None:
+    """Compiles the model with TVM's defaults for this machine's processor, or for arm64 Linux."""
     import tvm
     from mlc_modules import export
     from tvm import relax
 
-    target = tvm.target.Target("llvm")
+    arm64 = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mattr": ["+neon"]}
+    target = tvm.target.Target({"kind": "llvm"} if arm64_compiler is None else arm64)
     with target:
         module, names = export(config, quantization, target)
     text = metadata_json(config, quantization, names)
@@ -200,7 +202,12 @@ def compile_library(path: Path, config: Config, quantization: str) -> None:
 
     with target:
         built = relax.build(AddMetadata()(module), target=target)
-    built.export_library(str(path))
+    if arm64_compiler is None:
+        built.export_library(str(path))
+        return
+    from tvm.support import cc
+
+    built.export_library(str(path), fcompile=cc.cross_compiler(arm64_compiler, get_target_triple=lambda: "aarch64"))
 
 
 def compile_for_gpu(path: Path) -> None:
@@ -230,9 +237,11 @@ def main() -> None:
         compile_for_gpu(folder / "gpu.so")
         return
     config = Config()
+    compiler = sys.argv[3] if what == "aarch64" else None
+    what = "q0f32" if compiler else what
     write_config(folder, config, what)
     write_weights(folder, config, what)
-    compile_library(folder / "model.so", config, what)
+    compile_library(folder / "model.so", config, what, compiler)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
 """What `pymobiledevice3` 11.45 does for one attached device, after its help and its behaviour without a device.
 
-Commands: `apps push|pull|rm [--documents] BUNDLE ...`, `developer dvt launch [--env K=V] "BUNDLE ARGUMENTS"`,
-`diagnostics battery single`. Errors are log lines on standard error and exit code 1.
-FAKE_IOS names a folder: `device.json` describes the device and its faults, `Documents` is the app's folder.
+Commands: `apps push|pull|rm [--documents] BUNDLE ...`, `developer dvt launch [--env K=V] [--no-kill-existing] "BUNDLE
+ARGUMENTS"`, `diagnostics battery single`. Errors are log lines on standard error and exit code 1.
+FAKE_IOS names a folder: `device.json` describes the device and its faults, `Documents` is the app's folder. Where
+`device.json` names an `agent`, the app that is launched is that real agent, serving the mailbox as the app does.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
 import shutil
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -68,12 +72,26 @@ def launch(device: dict[str, Any], arguments: argparse.Namespace) -> None:
         fail("Failed to start service. Possible reasons are:")
     environment = dict(text.split("=", 1) for text in arguments.env)
     (ROOT / "launched.json").write_text(json.dumps({"arguments": rest, "environment": environment}))
-    if "MELT_RUN" in environment:  # what the app of cpp/agent/ios does, at once
-        run = ROOT / "Documents/runs" / environment["MELT_RUN"]
-        run.mkdir(parents=True)
-        (run / "trace.melt").write_bytes(environment["MELT_REQUEST"].encode())
-        (run / "status.json").write_text(json.dumps({"run": run.name, "state": "done"}))
-    print("Process launched with pid 4711")
+    print(f"Process launched with pid {app(device, arguments.kill_existing) if 'agent' in device else 4711}")
+
+
+def app(device: dict[str, Any], kill_existing: bool) -> int:
+    """Returns the process id of the app, started anew or as it runs."""
+    kept = ROOT / "app.pid"
+    running = int(kept.read_text()) if kept.exists() else 0
+    with contextlib.suppress(ProcessLookupError):
+        if running and not kill_existing:
+            os.kill(running, 0)
+            return running
+        if running:
+            os.kill(running, signal.SIGKILL)
+    command = [device["agent"], "--work", str(ROOT / "Documents"), "--mailbox"]
+    with (ROOT / "app.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=ROOT
+        )
+    kept.write_text(str(process.pid))
+    return process.pid
 
 
 def main() -> None:
@@ -90,6 +108,7 @@ def main() -> None:
     command = dvt.add_parser("launch")
     command.add_argument("line")
     command.add_argument("--stream", action="store_true")
+    command.add_argument("--kill-existing", action=argparse.BooleanOptionalAction, default=True)
     command.add_argument("--env", action="append", default=[])
     command.add_argument("--udid")
     battery = groups.add_parser("diagnostics").add_subparsers(required=True).add_parser("battery")

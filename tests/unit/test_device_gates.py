@@ -18,8 +18,11 @@ def seen(
     powered_by: str = "battery",
     available: float | None = 4e9,
     governors: tuple[str, ...] = ("schedutil",),
+    screen: str | None = "on",
 ) -> Observation:
     built = ReadoutBuilder("test")
+    if screen is not None:
+        built.fact("screen", screen)
     if skin_c is not None:
         built.add_temperature("skin", skin_c)
         built.add_temperature("usb", 90.0)  # a charging port is hot and throttles nothing
@@ -41,10 +44,10 @@ def test_a_good_phone_passes() -> None:
 
 
 def test_what_is_not_known_is_unknown_and_never_passed() -> None:
-    nothing = seen(skin_c=None, battery=None, available=None, governors=())
+    nothing = seen(skin_c=None, battery=None, available=None, governors=(), screen=None)
     got = states(nothing, GateLimits(least_memory_bytes=1), free_bytes=None)
     assert got == dict.fromkeys(
-        ("charger", "temperature", "governor", "battery", "free space", "free memory"), "unknown"
+        ("charger", "temperature", "governor", "screen", "battery", "free space", "free memory"), "unknown"
     )
 
 
@@ -56,6 +59,7 @@ def test_what_is_not_known_is_unknown_and_never_passed() -> None:
         (seen(powered_by="USB"), "charger"),
         (seen(available=1e6), "free memory"),
         (seen(governors=("powersave", "performance")), "governor"),
+        (seen(screen="off"), "screen"),
     ],
 )
 def test_each_gate_fails_alone(observation: Observation, name: str) -> None:

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// The app around a run: a screen that stays on, and one line of text.
+// The app around the agent: a screen that stays on, and one line of text.
 import SwiftUI
 
 @main
 struct MeltApp: App {
-    @StateObject private var runner = Runner()
+    @StateObject private var agent = AgentHost()
 
     var body: some Scene {
         WindowGroup {
-            Text(runner.line)
+            Text(agent.line)
                 .font(.system(.body, design: .monospaced))
                 .padding()
                 .onAppear {
                     UIApplication.shared.isIdleTimerDisabled = true  // a locked screen would suspend the run
-                    runner.start()
+                    agent.start()
                 }
         }
     }

@@ -62,6 +62,11 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model-lib", metavar="LIB", help="MLC: the compiled model (default: the one in the directory)"
     )
+    parser.add_argument(
+        "--runtime-path",
+        metavar="DIR",
+        help="MLC: the folder of TVM's libraries; with --device those for it, or device:PATH of what is there",
+    )
     parser.add_argument("--no-mmap", action="store_true", help="read the model file instead of mapping it")
     parser.add_argument("--no-repack", action="store_true", help="keep the weights in the layout of the file")
     parser.add_argument("--kv-type", default="f16", metavar="T", help="type of the KV cache: f16 (default), q8_0, ...")
@@ -164,6 +169,7 @@ def _profile(args: argparse.Namespace, output: Path) -> Any:
         repack=not args.no_repack,
         kv_type=args.kv_type,
         model_lib=args.model_lib,
+        runtime_path=args.runtime_path,
         overhead_budget_s=args.overhead_seconds,
         sensors=tuple(name.strip() for name in args.sensors.split(",") if name.strip()),
         sensor_hz=args.sensor_hz,

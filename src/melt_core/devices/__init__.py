@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from melt_core.devices.device import Device, Measurement, connect
+from melt_core.devices.device import Device, connect
 from melt_core.devices.gates import GateLimits
+from melt_core.devices.measurement import Measurement
 
 __all__ = ["Device", "GateLimits", "Measurement", "connect"]

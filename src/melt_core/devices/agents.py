@@ -25,7 +25,7 @@ from melt_core.transports import RemotePath, Transport
 
 AGENTS = RemotePath.of("agents")
 MODELS = RemotePath.of("models")
-_HASH_DIGITS = 16
+HASH_DIGITS = 16
 TRANSFER_PATIENCE = Patience(attempts=6, total_s=300.0, first_wait_s=0.5, longest_wait_s=15.0)
 
 #: Returns the size of a file on the device, None if it is not there.
@@ -105,7 +105,7 @@ def package_version() -> str:
 def deploy_agent(transport: Transport, agent: AgentFile) -> RemotePath:
     """Returns where the agent lies on the device, having sent it if it was not there."""
     digest = sha256_of(agent.path)
-    return _deployed(transport, agent.path, AGENTS / f"melt-agent-{digest[:_HASH_DIGITS]}", executable=True)
+    return deploy(transport, agent.path, AGENTS / f"melt-agent-{digest[:HASH_DIGITS]}", executable=True)
 
 
 def deploy_model(
@@ -124,14 +124,16 @@ def deploy_model(
         on_progress: Told how much of it is sent, 0..1.
     """
     if model.is_dir():
-        raise InvalidArgumentError(f"{model} is a folder: a model of several files (MLC) cannot be sent to a device")
+        raise InvalidArgumentError(
+            f"{model} is a folder: a model of several files is for the MLC runtime (--runtime mlc)"
+        )
     digest = sha256_of(model)
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", model.name)[-120:]
-    target = MODELS / f"{digest[:_HASH_DIGITS]}-{name}"
-    return _deployed(transport, model, target, size_there=size_there, on_progress=on_progress), digest
+    target = MODELS / f"{digest[:HASH_DIGITS]}-{name}"
+    return deploy(transport, model, target, size_there=size_there, on_progress=on_progress), digest
 
 
-def _deployed(
+def deploy(
     transport: Transport,
     source: Path,
     target: RemotePath,
@@ -140,11 +142,13 @@ def _deployed(
     size_there: SizeThere | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> RemotePath:
+    """Returns `target`, where the file lies on the device, having sent it if no file of its size was there."""
+
     def listed_size(path: RemotePath) -> int | None:
         sizes = {entry.path: entry.size_bytes for entry in transport.list(path.parent) if entry.kind == "file"}
         return sizes.get(path)
 
-    def deploy() -> None:
+    def send() -> None:
         if (size_there or listed_size)(target) == source.stat().st_size:
             return
         transport.push(
@@ -154,5 +158,5 @@ def _deployed(
             on_progress=None if on_progress is None else lambda done, total: on_progress(done / max(total, 1)),
         )
 
-    retried(f"send {source.name} to {transport.uri}", deploy, patience=TRANSFER_PATIENCE)
+    retried(f"send {source.name} to {transport.uri}", send, patience=TRANSFER_PATIENCE)
     return target

@@ -11,48 +11,29 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from melt_core.devices import tidying
 from melt_core.devices.agent import DEFAULT_TIMEOUT_S, HASH_TIMEOUT_S, PROTOCOL, AgentClient, Reply
-from melt_core.devices.agents import SizeThere, agent_files, deploy_agent, deploy_model, package_version
+from melt_core.devices.agents import SizeThere, agent_files, deploy_agent, package_version
 from melt_core.devices.gates import GateLimits, GateReport, pass_gates
 from melt_core.devices.journal import Entry, Journal, absolute, new_run_name
+from melt_core.devices.measurement import Measurement
 from melt_core.devices.observing import Observer
+from melt_core.devices.preparing import Brought, bring_model, run_metadata
 from melt_core.devices.probe import DeviceInfo, Observation, Probe
 from melt_core.devices.retry import Patience, retried
-from melt_core.devices.runs import FOLLOW_PATIENCE, LEASE_S, RUN_TIMEOUT_S, DeviceRun, OnEvent, RunOutcome
+from melt_core.devices.runs import LEASE_S, DeviceRun, OnEvent, RunOutcome
 from melt_core.devices.state_dir import host_id
 from melt_core.devices.uri import DeviceUri, parse_uri
 from melt_core.errors import DeviceError, InvalidArgumentError, MeltError, RuntimeFailedError, StorageError
 from melt_core.transports import AdbTransport, IosTransport, LocalTransport, RemotePath, SshTransport, Transport
 
 CONNECT_PATIENCE = Patience(attempts=4, total_s=60.0, first_wait_s=0.5, longest_wait_s=8.0)
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What to measure and how to treat the device.
-
-    Attributes:
-        request: As the agent's protocol has it, without the model.
-        limits: The gates.
-        telemetry_s: How often the device's sensors are asked while it runs; 0: not at all.
-        patience: How long the device may be out of reach meanwhile.
-        timeout_s: How long the run is followed; it goes on after that, and can be brought back.
-        metadata: Of the caller's own, for the trace.
-    """
-
-    request: Mapping[str, Any]
-    limits: GateLimits = field(default_factory=GateLimits)
-    telemetry_s: float = 1.0
-    patience: Patience = FOLLOW_PATIENCE
-    timeout_s: float = RUN_TIMEOUT_S
-    metadata: Mapping[str, Any] | None = None
 
 
 class Device:
@@ -134,22 +115,39 @@ class Device:
         return agent, hello
 
     def bring(
-        self, model: str, *, runtime: str = "llama.cpp", on_progress: Callable[[float], None] | None = None
-    ) -> None:
-        """Brings the agent and a model file there, each if it is not there; nothing is loaded.
+        self,
+        model: str,
+        *,
+        runtime: str = "llama.cpp",
+        runtime_path: str | None = None,
+        model_lib: str | None = None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Brought:
+        """Brings the agent and a model there, each if it is not there; nothing is loaded.
+
+        Args:
+            model: A file of this host, or a model directory for the MLC runtime.
+            runtime: What will run it.
+            runtime_path: For MLC, the folder of TVM's libraries for the device; ``device:PATH`` if they are there.
+            model_lib: For MLC, the compiled model for the device, where it is not in the directory.
+            on_progress: Told how much of the model is sent, 0..1.
 
         Raises:
+            InvalidArgumentError: No libraries for this device were named.
             StorageError: The model cannot be read.
             DeviceError: There is no room, or no agent for this device.
             TransientDeviceError: The device cannot be reached.
         """
-        self.agent()
-        if Path(model).is_dir():
-            raise InvalidArgumentError(
-                f"{model} is a folder: models of several files (MLC) are not sent to a device yet"
-            )
-        if runtime != "synthetic":
-            deploy_model(self.transport, Path(model), size_there=self._size_there(), on_progress=on_progress)
+        wanted = {"runtime": runtime, "runtime_path": runtime_path, "model_lib": model_lib}
+        return bring_model(
+            self.transport,
+            model,
+            wanted,
+            hello=self.hello(),
+            platform=lambda: self.info().platform,
+            size_there=self._size_there(),
+            on_progress=on_progress,
+        )
 
     def _size_there(self) -> SizeThere | None:
         """Returns how to ask for a file's size where the transport cannot list."""
@@ -186,34 +184,40 @@ class Device:
             TransientDeviceError: The device was out of reach for too long. A run that was started goes on.
             MeltError: What went wrong, with its kind.
         """
-        agent = self.agent()
         tell = on_event or (lambda event: None)
-        remote, digest, size = self._brought(model, measurement, tell)
-        request = {**measurement.request, "model": remote}
+        asked = measurement.request
+        brought = self.bring(
+            model,
+            runtime=asked.get("runtime", "llama.cpp"),
+            runtime_path=asked.get("runtime_path"),
+            model_lib=asked.get("model_lib"),
+            on_progress=lambda done: tell({"event": "push", "done": done}),
+        )
+        request = {**asked, **brought.fields}
         for entry in self._journal.entries():
             if not entry.asks_the_same(self.uri, request):
                 continue
             with self._journal.attended(entry.run):
-                if not self._run_of(agent, entry, measurement, None).exists():
+                if not self._run_of(self.agent(), entry, measurement, None).exists():
                     self._journal.remove(entry.run)
                     continue
             tell({"event": "resume", "run": entry.run})
             return self._finish(replace(entry, output=absolute(output)), measurement, on_event)
         with self._leased():
-            gates = self._judged(measurement.limits, size, tell)
+            gates = self._judged(measurement.limits, brought.file_bytes, tell)
             entry = Entry(
                 run=new_run_name(),
                 uri=self.uri,
                 request=request,
                 output=absolute(output),
-                model=absolute(model) if digest else model,
-                model_sha256=digest,
-                metadata=self._metadata(measurement, gates, digest, size),
+                model=absolute(model) if brought.sha256 else model,
+                model_sha256=brought.sha256,
+                metadata=run_metadata(self.transport, self.probe, gates, brought, measurement.metadata),
                 started_wall_s=time.time(),
             )
             with self._journal.attended(entry.run):  # before it can be found
                 self._journal.add(entry)
-                run = self._run_of(agent, entry, measurement, on_event)
+                run = self._run_of(self.agent(), entry, measurement, on_event)
                 run.start()
                 return run.finish()
 
@@ -253,36 +257,19 @@ class Device:
             observer=Observer(agent, self.probe, self._journal, entry.run),
             entry=entry,
             telemetry_s=measurement.telemetry_s,
+            poll_s=measurement.poll_s,
             patience=measurement.patience,
             timeout_s=measurement.timeout_s,
             on_event=on_event,
         )
 
-    def _brought(
-        self, model: str, measurement: Measurement, tell: Callable[[dict[str, Any]], None]
-    ) -> tuple[str, str, int]:
-        """Returns the model's path there, its SHA-256 and its size."""
-        if measurement.request.get("runtime") == "synthetic":
-            return model, "", 0
-        path = Path(model)
-        if path.is_dir():
-            raise InvalidArgumentError(
-                f"{model} is a folder: models of several files (MLC) are not sent to a device yet"
-            )
-        size = path.stat().st_size if path.is_file() else 0
-        remote, digest = deploy_model(
-            self.transport,
-            path,
-            size_there=self._size_there(),
-            on_progress=lambda done: tell({"event": "push", "done": done}),
-        )
-        return str(remote), digest, size
-
     def _judged(self, limits: GateLimits, model_bytes: int, tell: Callable[[dict[str, Any]], None]) -> GateReport:
         if limits.least_memory_bytes is None:
             limits = replace(limits, least_memory_bytes=model_bytes)
         return pass_gates(
-            self.observe,
+            lambda: retried(
+                f"ask {self.uri} how it is", lambda: self.probe.observe(for_gates=True), patience=CONNECT_PATIENCE
+            ),
             limits,
             free_bytes=self._free_bytes,
             on_wait=lambda gate, waited: tell({"event": "gate", "gate": gate.name, "detail": gate.detail, "s": waited}),
@@ -291,24 +278,6 @@ class Device:
     def _free_bytes(self) -> int | None:
         hello = self.agent().insist("hello", protocol=PROTOCOL, patience=CONNECT_PATIENCE)
         return hello.integer("free_bytes") if hello.has("free_bytes") else None
-
-    def _metadata(self, measurement: Measurement, gates: GateReport, digest: str, size: int) -> dict[str, Any]:
-        metadata: dict[str, Any] = {**(measurement.metadata or {}), "transport": self.uri.partition(":")[0]}
-        if digest:
-            metadata["model_file"] = {"sha256": digest, "file_bytes": size}
-        info = self.info()
-        metadata["device_info"] = {
-            "model": info.model,
-            "soc": info.soc,
-            "os": info.os,
-            "platform": str(info.platform),
-        }
-        mode = self.probe.power_mode() if info.platform.system == "linux" else None
-        if mode is not None:
-            metadata["device_info"]["power_mode"] = mode.name
-        metadata["gates"] = gates.to_metadata()
-        metadata["warnings"] = gates.warnings()
-        return metadata
 
     @contextlib.contextmanager
     def _leased(self) -> Iterator[None]:
@@ -325,7 +294,7 @@ class Device:
 
     def held_bytes(self) -> dict[str, int]:
         """Returns what lies in the work directory there: bytes of agents, models, runs and the rest."""
-        return tidying.held_bytes(self.transport)
+        return tidying.held_bytes_by_agent(self.agent()) if self._is_ios else tidying.held_bytes(self.transport)
 
     def clean(self, *, force: bool = False) -> int:
         """Removes everything from the work directory there, and returns how many bytes that were.
@@ -336,10 +305,7 @@ class Device:
         Raises:
             InvalidArgumentError: A run is open there.
             DeviceBusyError: Another host has the device.
-            DeviceError: An iOS device: its app holds the files.
         """
-        if self._is_ios:
-            raise DeviceError(f"{self.uri} cannot be cleaned from here: remove the agent's app, and its files with it")
         still = [entry.run for entry in self.open_runs()]
         if still and not force:
             raise InvalidArgumentError(
@@ -350,8 +316,11 @@ class Device:
         if held and not force:
             with self._leased():
                 tidying.refuse_while_running(self.agent(), self.uri)
+        if self._is_ios:
+            tidying.empty_by_agent(self.agent())
         self._end_agent()
-        tidying.empty(self.transport)
+        if not self._is_ios:
+            tidying.empty(self.transport)
         for run in still:
             self._journal.remove(run)
         return sum(held.values())

@@ -18,7 +18,7 @@ from melt_core.devices.journal import Journal
 from melt_core.devices.probe import TIMEOUT_S, DeviceInfo, Observation
 from melt_core.devices.state_dir import host_id, read_json, state_dir, write_json
 from melt_core.errors import MeltError
-from melt_core.transports import AdbDevice, LocalTransport, RemotePath, list_adb_devices
+from melt_core.transports import AdbDevice, IosTransport, LocalTransport, RemotePath, list_adb_devices
 
 _KNOWN = "devices.json"
 _MOST_KNOWN = 64
@@ -171,6 +171,8 @@ def _listed(device: Device, info: DeviceInfo, seen: Observation) -> Listed:
 
 def _lease_holder(device: Device) -> str | None:
     """Returns the other host that has the device, by the lease file; its end is on a clock that goes on in sleep."""
+    if isinstance(device.transport, IosTransport):
+        return None  # only its agent could say, and that would have to be launched
     paths = [device.transport.resolve(_LEASE), "/proc/uptime"]
     lease, uptime = (
         device.transport.run(["cat", path], timeout_s=TIMEOUT_S, max_output_bytes=1 << 16) for path in paths

@@ -31,6 +31,8 @@ class GateLimits:
         least_battery_ratio: Charge of the battery, 0..1.
         may_charge: Whether the charger may be connected: it heats, and hides what the battery gives.
         most_temperature_c: Of each of skin, SoC, CPU, GPU and battery.
+        screen: ``on`` or ``off``. A phone whose screen is off may sleep in mid-run; one whose screen is on draws power
+            for it, steadily.
         governors: Governors that are accepted: a steady one, and those that a phone's shell cannot change.
         least_free_bytes: Room in the work directory, once the model is there.
         least_memory_bytes: Available memory; a run takes the model's size where this is None.
@@ -40,6 +42,7 @@ class GateLimits:
     least_battery_ratio: float | None = 0.2
     may_charge: bool = False
     most_temperature_c: float | None = 45.0
+    screen: str | None = "on"
     governors: tuple[str, ...] | None = ("performance", "schedutil", "walt")
     least_free_bytes: int | None = 256 << 20
     least_memory_bytes: int | None = None
@@ -48,6 +51,8 @@ class GateLimits:
     def __post_init__(self) -> None:
         if not 0 <= self.wait_s <= 86400:  # NaN is not either
             raise InvalidArgumentError(f"wait_s is {self.wait_s}: give 0 to 86400 seconds")
+        if self.screen not in (None, "on", "off"):
+            raise InvalidArgumentError(f"screen is {self.screen!r}: give on, off or None")
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class GateReport:
 def judge(observation: Observation, limits: GateLimits, *, free_bytes: int | None) -> tuple[Gate, ...]:
     """Returns the state of every gate that is switched on."""
     gates = [_charger(observation, limits), _temperature(observation, limits), _governor(observation, limits)]
+    gates.append(_screen(observation, limits))
     battery = observation.readout.value("battery", "charge_share")
     available = observation.readout.value("mem", "available")
     free = math.nan if free_bytes is None else float(free_bytes)
@@ -180,6 +186,21 @@ def _governor(observation: Observation, limits: GateLimits) -> Gate | None:
             "governor", "failed", f"{', '.join(others)} changes clocks; {', '.join(limits.governors)} is wanted"
         )
     return Gate("governor", "passed", ", ".join(observation.governors))
+
+
+def _screen(observation: Observation, limits: GateLimits) -> Gate | None:
+    if limits.screen is None:
+        return None
+    screen = observation.readout.facts.get("screen")
+    if screen is None:
+        return Gate("screen", "unknown", "the device speaks of no screen")
+    detail = f"{screen} ({observation.readout.facts.get('wakefulness', 'unknown')})"
+    if screen == limits.screen:
+        return Gate("screen", "passed", detail)
+    how = (
+        "wake it up, and keep it awake while it charges: `svc power stayon usb`" if screen == "off" else "switch it off"
+    )
+    return Gate("screen", "failed", f"{detail}, {limits.screen} is wanted: {how}")
 
 
 def _megabytes(size: float) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 #: Round trips before and after a run, of which the shortest counts.
 BURST = 16
+#: A device that takes seconds to answer (iOS) is asked less often, but more than once.
+BURST_S = 5.0
 #: The wall clock of a device that was set by more than this in a run cannot place the trace's zero.
 _STEPPED_NS = 1_000_000
 _MOST_CHANNELS = 1000
@@ -44,8 +47,11 @@ class Observer:
     _boot: str = field(default_factory=boot_id)
 
     def clock(self, times: int = 1) -> None:
-        """Asks for the time so often. What fails to answer now is left to the next call."""
-        for _ in range(times):
+        """Asks for the time so often, for a bounded time. What fails to answer now is left to the next call."""
+        began = time.monotonic()
+        for done in range(times):
+            if done > 1 and time.monotonic() - began > BURST_S:
+                return
             exchange, wall_minus_steady, device_boot = self.agent.exchange_clock()
             self.journal.note(
                 self.run,

@@ -19,6 +19,8 @@ from melt_core.devices.telemetry import (
     Readout,
     cpufreq,
     dumpsys_battery,
+    dumpsys_cpuinfo,
+    dumpsys_power,
     ina238,
     ina3221,
     ios_json,
@@ -28,6 +30,7 @@ from melt_core.devices.telemetry import (
     odpm,
     power_supply,
     snapshot_of,
+    tegrastats,
     thermal_zones,
     thermalservice,
 )
@@ -50,6 +53,8 @@ _FOLDERS = (
     (ina3221.IIO_ROOT, 3, ("rail_name_*", "in_*_input")),
     (ina238.ROOT, 2, ina238.FILES),
 )
+#: ``dumpsys cpuinfo`` is about a window of seconds, and costs the device more than the others together.
+_CPUINFO_EVERY = 10
 _PROC_FILES = ("/proc/meminfo", "/proc/cpuinfo", "/proc/device-tree/model", "/proc/sys/kernel/random/boot_id")
 
 
@@ -87,6 +92,8 @@ class Probe:
     transport: Transport
     _info: DeviceInfo | None = field(default=None, init=False)
     _files: list[str] | None = field(default=None, init=False)
+    _has_tegrastats: bool | None = field(default=None, init=False)
+    _n_observed: int = field(default=0, init=False)
 
     def info(self) -> DeviceInfo:
         """Returns who the device is; asked once.
@@ -101,8 +108,12 @@ class Probe:
             self._info = unknown if is_ios else _describe(self)
         return self._info
 
-    def observe(self) -> Observation:
-        """Returns how the device is now. What fails is absent with its reason; only a lost device is an error."""
+    def observe(self, *, for_gates: bool = False) -> Observation:
+        """Returns how the device is now. What fails is absent with its reason; only a lost device is an error.
+
+        Args:
+            for_gates: Also what is only looked at before a run, as it takes the device longer: the screen.
+        """
         began = time.monotonic_ns()
         if isinstance(self.transport, IosTransport):
             readout = _ios_readout(self.transport)
@@ -125,10 +136,28 @@ class Probe:
                 self._ask(dumpsys_battery.COMMAND, dumpsys_battery.parse),
                 self._ask(thermalservice.COMMAND, thermalservice.parse),
             ]
+            readouts += self._asked_seldom(for_gates=for_gates)
+        elif self._is_jetson():
+            readouts.append(self._ask(tegrastats.COMMAND, tegrastats.parse))
+        self._n_observed += not for_gates
         ended = time.monotonic_ns()
         governors = {policy.governor for policy in cpufreq.policies(tree) if policy.governor}
         middle = (began + ended) // 2
         return Observation(middle, ended - began, merged(readouts), tuple(sorted(governors)))
+
+    def _asked_seldom(self, *, for_gates: bool) -> list[Readout]:
+        """Returns what Android's dearer services say."""
+        found = [self._ask(dumpsys_power.COMMAND, dumpsys_power.parse)] if for_gates else []
+        if self._n_observed % _CPUINFO_EVERY == 1:  # not at once: whoever asks but once lists devices
+            found.append(self._ask(dumpsys_cpuinfo.COMMAND, dumpsys_cpuinfo.parse))
+        return found
+
+    def _is_jetson(self) -> bool:
+        """Returns whether there is a tegrastats; asked once."""
+        if self._has_tegrastats is None:
+            argv = ["sh", "-c", "command -v tegrastats"]
+            self._has_tegrastats = self.transport.run(argv, timeout_s=TIMEOUT_S).exit_code == 0
+        return self._has_tegrastats
 
     def power_mode(self) -> nvpmodel.PowerMode | None:
         """Returns a Jetson's power mode; None elsewhere."""

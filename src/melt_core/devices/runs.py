@@ -25,6 +25,7 @@ from melt_core.devices.observing import BURST, Observer, additions
 from melt_core.devices.retry import Patience, retried
 from melt_core.devices.state_dir import state_dir
 from melt_core.errors import (
+    CancelledError,
     DeviceBusyError,
     DeviceError,
     InvalidArgumentError,
@@ -47,7 +48,7 @@ logger = logging.getLogger(__name__)
 FINAL = ("done", "cancelled", "failed", "lost")
 LEASE_S = 120
 _RENEW_S = 30.0
-_POLL_S = 0.5
+POLL_S = 0.5
 _CANCEL_GRACE_S = 30.0
 MAX_TRACE_BYTES = 4 << 30
 #: A run that says it goes on is followed no longer than this.
@@ -80,6 +81,7 @@ class DeviceRun:
     observer: Observer
     entry: Entry
     telemetry_s: float = 1.0
+    poll_s: float = POLL_S
     patience: Patience = FOLLOW_PATIENCE
     timeout_s: float = RUN_TIMEOUT_S
     on_event: OnEvent | None = None
@@ -122,6 +124,7 @@ class DeviceRun:
 
         Raises:
             TransientDeviceError: The device was out of reach for too long; the run goes on and `resume` fetches it.
+            CancelledError: Somebody on the device ended it, such as its system when that shuts down.
             MeltError: The run failed, with the kind of what failed it; what it measured is at its place all the same.
             KeyboardInterrupt: After Ctrl-C, once the run was ended there and its trace is here.
         """
@@ -136,7 +139,7 @@ class DeviceRun:
         outcome = self._fetch(status)
         if interrupted:
             raise KeyboardInterrupt
-        if outcome is None or status.text("state") in ("failed", "lost"):
+        if outcome is None or status.text("state", most=32) != "done":
             raise self._failure(status, has_trace=outcome is not None)
         return outcome
 
@@ -161,7 +164,7 @@ class DeviceRun:
                 if now - renewed > _RENEW_S:
                     renewed = now
                     self.agent.ask("lease", ttl_s=LEASE_S)
-            time.sleep(_POLL_S)
+            time.sleep(self.poll_s)
 
     def _status(self) -> Reply:
         try:
@@ -282,7 +285,15 @@ class DeviceRun:
         self.journal.remove(self.entry.run)
 
     def _failure(self, status: Reply, *, has_trace: bool) -> MeltError:
-        error = status.error() if status.has("error") else RuntimeFailedError("the run failed and did not say why")
+        if status.has("error"):
+            error = status.error()
+        elif status.text("state", most=32) == "cancelled":
+            error = CancelledError(
+                f"the run was ended on {self.transport.uri} before it was complete: by its system, as when that is "
+                "restarted, or by somebody else"
+            )
+        else:
+            error = RuntimeFailedError("the run failed and did not say why")
         kept = f"; what was measured until then is in {self.entry.output}" if has_trace else ""
         lost = "the run was lost: " if status.text("state", most=32) == "lost" else ""
         made: MeltError = type(error)(f"{lost}{error}{kept}")

@@ -28,6 +28,26 @@ def _bytes_of(transport: Transport, entry: RemoteFile, depth: int) -> int:
     return sum(_bytes_of(transport, one, depth + 1) for one in transport.list(entry.path))
 
 
+def held_bytes_by_agent(agent: AgentClient) -> dict[str, int]:
+    """Returns the same where only the agent can list, as on iOS."""
+    held: dict[str, int] = {}
+    for file in agent.ask("files").objects("files"):
+        top = file.text("path").partition("/")[0]
+        name = top if top in _FOLDERS else "other"
+        held[name] = held.get(name, 0) + file.integer("bytes")
+    return held
+
+
+def empty_by_agent(agent: AgentClient) -> None:
+    """Removes runs and files where only the agent can; the folders that hosts push into stay."""
+    for run in agent.ask("runs").objects("runs"):
+        agent.ask("delete", run=run.text("run", most=64))
+    for file in agent.ask("files").objects("files"):
+        path = file.text("path")
+        if not path.startswith(("mailbox/", ".")):
+            agent.ask("remove", path=path)
+
+
 def refuse_while_running(agent: AgentClient, uri: str) -> None:
     """Raises InvalidArgumentError if something runs there."""
     for one in agent.ask("runs").objects("runs"):

@@ -9,10 +9,13 @@ The agent loads anew for each run, in a process of its own, so a profile on a de
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from inspect import signature
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from melt_core.models import resolve
 from melt_core.profiling.isolated import ProfileResult
 from melt_core.profiling.profiler import DEFAULT_LOG_BYTES, DEFAULT_SENSOR_HZ, Completion, Profiler, level_mask
 from melt_core.profiling.request import ProfileRequest
+from melt_core.runtime.mlc import MlcTokenizer, load_mlc_tokenizer, tvm_folders
 from melt_core.runtime.session import LLM, ModelInfo
 from melt_core.runtime.tokenizer import Tokenizer, load_tokenizer
 
@@ -39,6 +43,8 @@ class RemoteOptions:
     check_tensors: bool = False
     repack: bool = True
     kv_type: str = "f16"
+    model_lib: str | None = None
+    runtime_path: str | None = None
 
 
 class RemoteLLM(LLM):
@@ -118,24 +124,8 @@ class RemoteProfiler(Profiler):
         self._path = fspath(output)
         self._trace = None
 
-    def run(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        max_tokens: int = 128,
-        temperature: float = 0.0,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        seed: int = 0,
-        ignore_eos: bool = False,
-        forced_ids: Sequence[int] = (),
-        keep_logits: bool = False,
-        repeats: int = 1,
-        warmup: int = 1,
-        overhead_budget_s: float = 1.0,
-        on_repetition: Callable[[int, int], None] | None = None,
-    ) -> Completion:
-        """Runs on the device; see `Profiler.run`. A profile on a device holds one run.
+    def run(self, prompt: str | Sequence[int], **options: Any) -> Completion:
+        """Runs on the device, with the arguments and defaults of `Profiler.run`. A profile on a device holds one run.
 
         Raises:
             InvalidArgumentError: It has run already, or an argument is out of range.
@@ -144,27 +134,22 @@ class RemoteProfiler(Profiler):
         """
         if self._trace is not None:
             raise InvalidArgumentError("this profile has its run: on a device, use a `with melt.profile(...)` for each")
+        given = signature(Profiler.run).bind(self, prompt, **options)
+        given.apply_defaults()
+        asked = {name: value for name, value in given.arguments.items() if name not in ("self", "prompt")}
+        on_repetition = asked.pop("on_repetition")
+        asked["forced_ids"] = tuple(asked["forced_ids"])
         request = ProfileRequest(
             model=self._llm.path,
             output=self._path,
             runtime=self._llm.runtime,
             prompt=prompt if isinstance(prompt, str) else None,
             prompt_ids=None if isinstance(prompt, str) else tuple(int(one) for one in prompt),
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            ignore_eos=ignore_eos,
-            forced_ids=tuple(forced_ids),
-            keep_logits=keep_logits,
-            repeats=repeats,
-            warmup=warmup,
             levels=self._levels,
-            overhead_budget_s=overhead_budget_s,
             log_bytes=self._log_bytes,
             sensors=self._sensors,
             sensor_hz=self._sensor_hz,
+            **asked,
             **asdict(self._llm.options),
         )
 
@@ -220,18 +205,42 @@ def profile_on_device(
         MeltError: Whatever went wrong, with its class.
         KeyboardInterrupt: After Ctrl-C, once the run has ended there and its trace is here.
     """
-    fields = {name: value for name, value in asdict(request).items() if name not in ("model", "output")}
-    measurement = Measurement(
-        request={name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()
-                 if value is not None},
-        limits=limits or GateLimits(),
-        telemetry_s=telemetry_s,
-        metadata=metadata,
-    )  # fmt: skip
+    request = _with_token_ids(request)
     with contextlib.ExitStack() as stack:
         at = stack.enter_context(connect(device)) if isinstance(device, str) else device
+        runtime_path = _runtime_path(request.runtime, request.runtime_path, at)
+        fields = asdict(replace(request, runtime_path=runtime_path))
+        measurement = Measurement(
+            request={name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()
+                     if value is not None and name not in ("model", "output")},
+            limits=limits or GateLimits(),
+            telemetry_s=telemetry_s,
+            metadata=metadata,
+        )  # fmt: skip
         outcome = at.measure(request.model, measurement, output=request.output, on_event=on_event)
-    return DeviceResult(outcome.trace, outcome.output_text, outcome.prompt_ids, outcome.output_ids)
+    text = outcome.output_text
+    if request.runtime == "mlc" and (words := load_mlc_tokenizer(request.model)) is not None:
+        text = words.decode(outcome.output_ids).decode("utf-8", errors="replace")
+    return DeviceResult(outcome.trace, text, outcome.prompt_ids, outcome.output_ids)
+
+
+def _with_token_ids(request: ProfileRequest) -> ProfileRequest:
+    """Returns a request whose text, if for MLC, became token ids: its tokenizer does not go to the device."""
+    if request.runtime != "mlc" or request.prompt is None:
+        return request
+    words = MlcTokenizer(request.model)
+    text = words.format_chat([("user", request.prompt)]) if request.chat else request.prompt
+    return replace(request, prompt=None, chat=False, prompt_ids=tuple(words.encode(text, True, True)))
+
+
+def _runtime_path(runtime: str, given: str | None, device: Device) -> str | None:
+    """Returns where TVM's libraries for a device lie; None where nobody said so and this host's own are not for it."""
+    if runtime != "mlc" or given:
+        return given
+    platform = device.info().platform
+    if (platform.system, platform.machine) != (sys.platform, os.uname().machine):
+        return None
+    return tvm_folders() or os.environ.get("MELT_TVM_PATH")
 
 
 def load_remote(
@@ -247,7 +256,13 @@ def load_remote(
     owns = isinstance(device, str)
     at = connect(device) if isinstance(device, str) else device
     try:
-        at.bring(path, runtime=runtime, on_progress=on_progress)
+        at.bring(
+            path,
+            runtime=runtime,
+            runtime_path=_runtime_path(runtime, options.runtime_path, at),
+            model_lib=options.model_lib,
+            on_progress=on_progress,
+        )
     except BaseException:
         if owns:
             at.close()

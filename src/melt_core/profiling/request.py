@@ -26,6 +26,7 @@ class ProfileRequest:
         forced_ids: Output to replay, see `Profiler.run`.
         keep_logits: Whether the trace is to hold what comparing logits needs.
         model_lib: For the MLC runtime, the compiled model; None: the one in the model directory.
+        runtime_path: For the MLC runtime, where TVM's libraries lie; see `melt.load`.
     """
 
     model: str
@@ -55,6 +56,7 @@ class ProfileRequest:
     repack: bool = True
     kv_type: str = "f16"
     model_lib: str | None = None
+    runtime_path: str | None = None
     overhead_budget_s: float = 1.0
     log_bytes: int = DEFAULT_LOG_BYTES
     sensors: tuple[str, ...] = ("auto",)

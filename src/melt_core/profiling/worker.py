@@ -6,7 +6,6 @@ Events: ``{"event": "load", "done": 0..1}``, ``{"event": "repetition", "done": i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from melt_core.devices.mlc import digest_of
 from melt_core.errors import InvalidArgumentError, MeltError
 from melt_core.profiling.profiler import profile
 from melt_core.profiling.request import ProfileRequest
@@ -127,6 +127,7 @@ def load_model(request: ProfileRequest, send: Any) -> LLM:
         repack=request.repack,
         kv_type=request.kv_type,
         model_lib=request.model_lib,
+        runtime_path=request.runtime_path,
         on_progress=report,
     )
 
@@ -153,19 +154,9 @@ def prompt_of(request: ProfileRequest, llm: LLM) -> str | list[int]:
 
 def model_file_metadata(request: ProfileRequest) -> dict[str, Any]:
     """Returns size and SHA-256 of the model file, or of a directory's files in order: they tell two models apart."""
-    path = Path(request.model)
-    digest, n_bytes = hashlib.sha256(), 0
     try:
-        for part in sorted(path.iterdir()) if path.is_dir() else [path]:
-            if part.is_dir():
-                continue
-            with part.open("rb") as file:
-                if part != path:
-                    digest.update(part.name.encode() + b"\0")
-                while block := file.read(1 << 20):
-                    digest.update(block)
-                n_bytes += file.tell()
-        return {"sha256": digest.hexdigest(), "file_bytes": n_bytes}
+        sha256, n_bytes = digest_of(Path(request.model))
+        return {"sha256": sha256, "file_bytes": n_bytes}
     except OSError:
         return {"missing": {"sha256": "the model is not a readable file"}}
 

@@ -16,7 +16,6 @@ from os import PathLike, fspath
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from melt_core.errors import InvalidArgumentError
 from melt_core.models import resolve
 from melt_core.runtime.checks import checked_ids, checked_number, checked_text
 from melt_core.runtime.core import _core
@@ -127,6 +126,7 @@ def load(
     repack: bool = True,
     kv_type: str = "f16",
     model_lib: str | PathLike[str] | None = None,
+    runtime_path: str | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> LLM:
     """Loads a model file into memory, in this process.
@@ -150,6 +150,9 @@ def load(
         repack: Whether to copy weights into the layout of this CPU's best kernels.
         kv_type: Type of the values in the KV cache, as ggml names it: ``f16``, ``q8_0``, ``q4_0``, ...
         model_lib: For the MLC runtime, the compiled model; by default the one in the model directory.
+        runtime_path: For the MLC runtime, folders or files with TVM's libraries, separated by colons; by default those
+            of ``MELT_TVM_PATH`` or of the installed packages. With a device, libraries of this host for the device,
+            which are brought there, or ``device:PATH`` of one that is there.
         on_progress: Called with 0..1 while loading.
 
     Raises:
@@ -160,11 +163,12 @@ def load(
         CancelledError: Loading was interrupted.
     """
     if device != "local":
-        if model_lib is not None:
-            raise InvalidArgumentError("model_lib belongs to this machine: leave it out with `device`")
         from melt_core.profiling.remote import RemoteOptions, load_remote  # only here does loading lead to profiling
 
-        options = RemoteOptions(n_ctx, n_batch, n_ubatch, n_threads, use_mmap, check_tensors, repack, kv_type)
+        library = None if model_lib is None else fspath(model_lib)
+        options = RemoteOptions(
+            n_ctx, n_batch, n_ubatch, n_threads, use_mmap, check_tensors, repack, kv_type, library, runtime_path
+        )
         return load_remote(fspath(model), device, runtime=runtime, options=options, on_progress=on_progress)
     threads = usable_cpus() if n_threads is None else n_threads
     sizes = {"n_ctx": n_ctx, "n_batch": n_batch, "n_ubatch": n_ubatch, "n_threads": threads}
@@ -183,7 +187,7 @@ def load(
         check_tensors=check_tensors,
         repack=repack,
         kv_type=checked_text(kv_type),
-        runtime_path=tvm_folders() if is_mlc else "",
+        runtime_path=(runtime_path or tvm_folders()) if is_mlc else "",
         model_lib=os.fspath(model_lib) if model_lib is not None else "",
         text=load_mlc_tokenizer(path) if is_mlc else None,
         on_progress=on_progress,

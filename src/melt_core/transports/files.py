@@ -47,7 +47,8 @@ _BLOCK_BYTES = 65536
 _READ_FROM = 'exec tail -c "+$2" "$1"'
 _HASH = 'exec sha256sum < "$1"'
 _READ = 'exec cat "$1"'
-_PLACE = 'chmod "$3" "$1" && exec mv -f "$1" "$2"'
+# Onto the disk before it gets its name: after a loss of power, what has the name is whole. Not every sync takes a file.
+_PLACE = 'chmod "$3" "$1" && { sync "$1" 2>/dev/null || sync; } && exec mv -f "$1" "$2"'
 _REMOVE = 'exec rm -f "$1"'
 
 
@@ -61,9 +62,8 @@ def push(
     on_progress: OnProgress | None,
 ) -> Transfer:
     """Pushes a file; see ``Transport.push``."""
-    if not target.parts:
-        raise InvalidArgumentError("push needs a file name below the work directory, not the work directory itself")
-    with _open_source(source) as file:
+    check_push_target(target)
+    with open_source(source) as file:
         size, digest = _hash_of(file, deadline)
         part = target.with_suffix(f".{digest[:16]}.part")
         whole_path, part_path = transport.resolve(target), transport.resolve(part)
@@ -101,7 +101,7 @@ def pull(
     if size > max_bytes:
         raise DeviceError(f"{path} on {transport.uri} has {size} bytes, more than the {max_bytes} allowed: max_bytes")
     digest = _remote_hash(transport, deadline, path, found)
-    if target.is_file() and target.stat().st_size == size and _hash_file(target, deadline)[1] == digest:
+    if target.is_file() and target.stat().st_size == size and hash_file(target, deadline)[1] == digest:
         return Transfer(source, size, digest, 0, 0)
     part = target.parent / f"{target.name[:200]}.{digest[:16]}.part"
     try:
@@ -114,7 +114,7 @@ def pull(
             raise StorageError(f"{target.parent} has {free} bytes free and {size - begin} are to come: make room there")
         with part.open("ab") as file:
             _fetch(transport, path, file, begin, size, deadline, on_progress)
-        if _hash_file(part, deadline)[1] != digest:
+        if hash_file(part, deadline)[1] != digest:
             part.unlink()
             raise TransientDeviceError(f"{path} arrived damaged from {transport.uri} and was removed here: try again")
         part.replace(target)
@@ -123,6 +123,17 @@ def pull(
             raise
         raise StorageError.from_os_error("write", str(target), error) from error
     return Transfer(source, size, digest, size - begin, begin)
+
+
+def check_push_target(target: RemotePath) -> None:
+    """Raises InvalidArgumentError for a target that can be no file."""
+    if not target.parts:
+        raise InvalidArgumentError("push needs a file name below the work directory, not the work directory itself")
+
+
+def arrived_damaged(source: Path, uri: str) -> TransientDeviceError:
+    """Returns the error of a push whose bytes are others at the device."""
+    return TransientDeviceError(f"{source} arrived damaged on {uri} and was removed there: try again")
 
 
 def outputs(process: RemoteProcess, stdin: memoryview, deadline: Deadline) -> Iterator[Output]:
@@ -148,7 +159,8 @@ def last_words(result: RunResult) -> str:
     return lines[-1][:500] if lines else f"exit code {result.exit_code}"
 
 
-def _open_source(source: Path) -> BinaryIO:
+def open_source(source: Path) -> BinaryIO:
+    """Returns a file that is to be pushed, open. Raises StorageError; InvalidArgumentError if it is no file."""
     try:
         if source.exists() and not source.is_file():
             raise InvalidArgumentError(f"{source} is not a file: push its files one by one")
@@ -172,7 +184,8 @@ def _hash_of(file: BinaryIO, deadline: Deadline) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _hash_file(path: Path, deadline: Deadline) -> tuple[int, str]:
+def hash_file(path: Path, deadline: Deadline) -> tuple[int, str]:
+    """Returns size and SHA-256 of a file of the host."""
     with path.open("rb") as file:
         return _hash_of(file, deadline)
 
@@ -287,7 +300,7 @@ def _check_pushed(
         _script(transport, deadline, _REMOVE, part)
     if _hash_of(file, deadline)[1] != digest:
         raise InvalidArgumentError(f"{source} changed while it was sent: push it when nothing writes to it")
-    raise TransientDeviceError(f"{source} arrived damaged on {transport.uri} and was removed there: try again")
+    raise arrived_damaged(source, transport.uri)
 
 
 def _place(transport: ShellTransport, deadline: Deadline, part: str, whole: str, *, executable: bool) -> None:

@@ -2,14 +2,13 @@
 
 That program is licensed under the GPL: it runs as a process of its own, as the user installed it, and is never
 imported. iOS has no shell, so what a device can do here is less: files go in and out of the Documents folder of the app
-that hosts the core (cpp/agent/ios), and that app is launched with a request in its environment. It leaves the run's
-status and trace in that folder, to be pulled.
+that hosts the agent (cpp/agent/ios), and that app is launched. Requests to the agent and its answers are files too
+(`MailboxChannel`), so the same client measures there as elsewhere.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,8 @@ from melt_core.transports.base import (
     Transfer,
     Transport,
 )
+from melt_core.transports.files import arrived_damaged, check_push_target, hash_file, open_source
+from melt_core.transports.ios_mailbox import MailboxChannel
 from melt_core.transports.local import LocalTransport
 from melt_core.transports.paths import RemotePath
 from melt_core.transports.process import Deadline
@@ -44,6 +45,10 @@ DEFAULT_BUNDLE_ID = "org.melt-core.agent"
 WORK_DIR = "/Documents"
 _BLOCK_BYTES = 512  # the unit of ulimit -f
 _TOOL_OUTPUT_BYTES = 1 << 20
+_PING = b'{"id": 0, "op": "clock"}'
+_RUNNING_ANSWER_S = 10.0
+_LAUNCHED_ANSWER_S = 60.0
+_FOLDER_LOOK_S = 0.5
 #: Parts of the program's messages after which the same call may succeed, and those where the app is missing a file.
 _PASSING = ("usbmuxd", "not connected", "no device", "terminated", "timeout", "timed out", "connection", "unreachable")
 _NOT_FOUND = ("object_not_found", "not found", "no such file", "does not exist")
@@ -117,18 +122,20 @@ class IosTransport(Transport):
         arguments: Sequence[str] = (),
         *,
         environment: Mapping[str, str] = MappingProxyType({}),
+        anew: bool = True,
         timeout_s: float = DEFAULT_RUN_TIMEOUT_S,
     ) -> int:
-        """Starts the app (a running one is ended first) and returns its process id.
+        """Starts the app and returns its process id.
 
         Needs Developer Mode, a mounted developer image and, from iOS 17, a tunnel.
 
         Args:
             arguments: The app's arguments.
-            environment: Its environment, such as ``MELT_RUN`` and ``MELT_REQUEST`` for the app of cpp/agent/ios.
+            environment: Its environment.
+            anew: Whether one that is running is ended first, and its run with it.
             timeout_s: After so many seconds the attempt is ended.
         """
-        options: list[str] = []
+        options: list[str] = [] if anew else ["--no-kill-existing"]
         for name, value in environment.items():
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise InvalidArgumentError(f"{name!r} is no name of an environment variable")
@@ -155,22 +162,20 @@ class IosTransport(Transport):
         """Brings a file into the app's folder and reads it back; the folder that it goes to must be there."""
         if executable:
             raise InvalidArgumentError("iOS runs no pushed programs: the agent is part of its app")
-        if not target.parts:
-            raise InvalidArgumentError("push needs a file name below the work directory, not the work directory itself")
-        if not source.is_file():
-            raise StorageError.from_os_error("read", str(source), OSError(2, "not a file"))
+        check_push_target(target)
         deadline = Deadline(timeout_s, what=f"push {source} to {self.uri}", cancel=cancel)
-        size, digest = source.stat().st_size, _hash_of(source)
+        open_source(source).close()
+        size, digest = hash_file(source, deadline)
         where = self.resolve(target)
         command = ["apps", "push", "--documents", self._bundle_id, str(source.absolute()), where]
         self.call(command, timeout_s=deadline.left_s(), cancel=cancel)
         with tempfile.TemporaryDirectory() as folder:
             back = self._fetch(where, Path(folder) / "back", size, deadline)
-            arrived = back.stat().st_size == size and _hash_of(back) == digest
+            arrived = hash_file(back, deadline) == (size, digest)
         if not arrived:
             with contextlib.suppress(DeviceError):
                 self.remove(target)
-            raise TransientDeviceError(f"{source} arrived damaged on {self.uri} and was removed there: try again")
+            raise arrived_damaged(source, self.uri)
         if on_progress is not None:
             on_progress(size, size)
         return Transfer(target, size, digest, size, 0)
@@ -192,7 +197,7 @@ class IosTransport(Transport):
             raise StorageError.from_os_error("write", str(target), OSError(2, "its folder is not there"))
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".melt-pull-") as folder:
             part = self._fetch(self.resolve(source), Path(folder) / "part", max_bytes, deadline)
-            size, digest = part.stat().st_size, _hash_of(part)
+            size, digest = hash_file(part, deadline)
             if size > max_bytes:
                 raise self._too_large(self.resolve(source), max_bytes)
             part.replace(target)
@@ -210,15 +215,48 @@ class IosTransport(Transport):
         on_output: OnOutput | None = None,
         cancel: Cancel | None = None,
     ) -> RunResult:
-        """Raises: iOS runs no commands. Use ``call`` for what the host's tool can ask, ``launch`` for the app."""
+        """Raises: iOS runs no commands. ``call`` asks what the host's tool can, ``open_channel`` the agent."""
         self._cannot("run commands")
 
     def open_channel(self, argv: Sequence[str]) -> LineChannel:
-        """Raises: a host cannot write to an app. ``launch`` gives it its request, ``pull`` fetches what it left."""
-        self._cannot("keep a channel open (launch the app with its request, then pull the run's files)")
+        """Returns a channel to the agent in the app, which is launched if it does not answer.
+
+        Args:
+            argv: Not used: the app is the one program there is.
+        """
+        try:
+            return self._answering(_RUNNING_ANSWER_S)
+        except (_NotThereError, TransientDeviceError):  # no app that runs, or a way that `launch` will speak of
+            self.launch(anew=False)
+        return self._answering(_LAUNCHED_ANSWER_S)
+
+    def _answering(self, timeout_s: float) -> MailboxChannel:
+        """Returns a channel on which the agent has answered."""
+        deadline = Deadline(timeout_s, what=f"wait for the app {self._bundle_id} on {self.uri}", cancel=None)
+        while True:
+            channel = MailboxChannel(self._put, self._get, name=f"the app {self._bundle_id} on {self.uri}")
+            try:
+                channel.send(_PING, timeout_s=deadline.left_s())
+                channel.receive(timeout_s=deadline.left_s())
+                return channel
+            except _NotThereError:  # it has not made its folders yet
+                if timeout_s < _LAUNCHED_ANSWER_S:
+                    raise
+                deadline.wait(_FOLDER_LOOK_S)
+
+    def _put(self, file: Path, path: RemotePath, deadline: Deadline) -> None:
+        command = ["apps", "push", "--documents", self._bundle_id, str(file), self.resolve(path)]
+        self.call(command, timeout_s=deadline.left_s(), cancel=deadline.cancel)
+
+    def _get(self, path: RemotePath, max_bytes: int, deadline: Deadline) -> bytes | None:
+        with tempfile.TemporaryDirectory(prefix="melt-") as folder:
+            try:
+                return self._fetch(self.resolve(path), Path(folder) / "line", max_bytes, deadline).read_bytes()
+            except _NotThereError:
+                return None
 
     def list(self, folder: RemotePath, *, timeout_s: float = DEFAULT_RUN_TIMEOUT_S) -> tuple[RemoteFile, ...]:
-        """Raises: the tool has no listing that a program can read. The agent's request ``files`` has one."""
+        """Raises: the tool lists no app's folder. The agent does: its request ``files``."""
         self._cannot("list files (the agent's request `files` can)")
 
     def remove(self, path: RemotePath, *, timeout_s: float = DEFAULT_RUN_TIMEOUT_S) -> None:
@@ -271,11 +309,3 @@ class IosTransport(Transport):
 
 class _NotThereError(DeviceError):
     """The file or its folder is not on the device."""
-
-
-def _hash_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

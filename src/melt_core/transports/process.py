@@ -88,6 +88,12 @@ class Deadline:
         """Notes that something moved, so the stall time begins anew."""
         self._last_move = time.monotonic()
 
+    def wait(self, seconds: float) -> None:
+        """Waits, or until the time is up. Raises: as `slice_s`."""
+        end = time.monotonic() + seconds
+        while (left_s := end - time.monotonic()) > 0:
+            time.sleep(min(self.slice_s(), left_s))
+
     def slice_s(self) -> float:
         """Returns how long to wait now before asking again.
 

@@ -21,6 +21,8 @@ from melt_core.devices.telemetry.sites import SiteNames
 from melt_core.errors import TelemetryError
 
 SOURCE = "tegrastats"
+#: It prints until it is ended; its first line comes after one period, in ms, and is about that.
+COMMAND = ("sh", "-c", "tegrastats --interval 100 | head -n 1")
 
 _BYTES_PER_MB = 1 << 20
 _HZ_PER_MHZ = 1e6

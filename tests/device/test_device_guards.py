@@ -1,0 +1,126 @@
+"""What a device must never do to a run or to its network, looked at from outside."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import stat
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes.tiny_models import vocabulary_folder, write_model
+from melt_core.devices import Device, GateLimits, Measurement
+from melt_core.devices.journal import Journal
+from melt_core.errors import CancelledError, InvalidArgumentError
+from melt_core.trace import Trace
+from melt_core.transports import LocalTransport, RemotePath
+
+REQUEST = {
+    "prompt_tokens": 8, "max_tokens": 100, "repeats": 500, "warmup": 0, "n_ctx": 256, "n_threads": 1,
+    "overhead_budget_s": 0.0, "levels": ["tokens"], "sensors": ["none"],
+}  # fmt: skip
+MEASUREMENT = Measurement(REQUEST, limits=GateLimits(wait_s=0), telemetry_s=0, poll_s=0.1)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if vocabulary_folder() is None:
+        pytest.skip("no prepared llama.cpp source tree with models/ggml-vocab-*.gguf: run `make setup`")
+    return write_model(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+@pytest.fixture
+def local(state: Path, tmp_path: Path) -> Device:
+    return Device(LocalTransport(tmp_path / "work"))
+
+
+def run_process(work: Path) -> int:
+    (entry,) = Journal().entries()
+    pid: int = json.loads((work / "runs" / entry.run / "status.json").read_text())["pid"]
+    return pid
+
+
+def first_repetition(act: Any) -> Any:
+    done: list[int] = []
+
+    def call(event: dict[str, Any]) -> None:
+        if event["event"] == "repetition" and event["done"] >= 1 and not done:
+            done.append(1)
+            act()
+
+    return call
+
+
+def sockets_of(pid: int) -> list[str]:
+    links = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    return [link for link in links if link.startswith("socket:")]
+
+
+def test_neither_agent_nor_run_has_a_socket(local: Device, tiny: Path, tmp_path: Path) -> None:
+    found: dict[str, list[str]] = {}
+
+    def look() -> None:
+        run = run_process(tmp_path / "work")
+        found["agent"] = sockets_of(local.hello().integer("pid"))
+        found["run"] = sockets_of(run)
+        os.kill(run, signal.SIGINT)
+
+    with local, pytest.raises(CancelledError):
+        local.measure(str(tiny), MEASUREMENT, output=str(tmp_path / "x.melt"), on_event=first_repetition(look))
+    assert found == {"agent": [], "run": []}
+
+
+def test_a_run_that_others_ended_is_no_success(local: Device, tiny: Path, tmp_path: Path) -> None:
+    # WHEN the device's system asks the run to end, as before a shutdown
+    def end() -> None:
+        os.kill(run_process(tmp_path / "work"), signal.SIGTERM)
+
+    with local, pytest.raises(CancelledError, match=r"before it was complete.*x\.melt"):
+        local.measure(str(tiny), MEASUREMENT, output=str(tmp_path / "x.melt"), on_event=first_repetition(end))
+    # THEN what it measured is there, and the next run is one of its own
+    trace = Trace.open(tmp_path / "x.melt")
+    assert trace.complete
+    assert 1 <= len(trace.runs) < 500
+    assert not Journal().entries()
+
+
+def test_what_is_pushed_reaches_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN a device whose `sync` tells what it was asked, and what was there then
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "sync").write_text(
+        f'#!/bin/sh\necho "$@" >> "{tmp_path}/synced"; ls "${{1%/*}}" >> "{tmp_path}/there"\n'
+    )
+    (programs / "sync").chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    source = tmp_path / "source"
+    source.write_bytes(b"weights" * 1000)
+    with LocalTransport(tmp_path / "work") as transport:
+        transport.push(source, RemotePath.of("models/x"))
+    # THEN that was the part, and the name was not there yet
+    assert (tmp_path / "synced").read_text().strip().endswith(".part")
+    assert "x" not in (tmp_path / "there").read_text().splitlines()
+    assert (tmp_path / "work/models/x").read_bytes() == source.read_bytes()
+
+
+def test_a_device_that_is_rarely_asked_is_asked_rarely(local: Device, tiny: Path, tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    def note(event: dict[str, Any]) -> None:
+        if event["event"] in ("repetition", "load"):
+            seen.append(time.monotonic())
+
+    quiet = replace(MEASUREMENT, request={**REQUEST, "repeats": 20}, poll_s=1.5)
+    with local:
+        assert local.measure(str(tiny), quiet, output=str(tmp_path / "x.melt"), on_event=note).trace.complete
+    assert all(later - earlier >= 1.4 for earlier, later in itertools.pairwise(seen))
+    with pytest.raises(InvalidArgumentError, match="poll_s"):
+        Measurement(REQUEST, poll_s=0)
