@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import BUILDS, REPOSITORY, TIMEOUT_S, built, lacking
+from fakes.needs import lacking
+
+from .conftest import BUILDS, REPOSITORY, TIMEOUT_S, built
 
 PAGE_BYTES = 0x4000  # of Android 15 devices
 STACK_BYTES = 8 << 20

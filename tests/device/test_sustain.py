@@ -19,7 +19,7 @@ def test_blocks_of_prompts_become_one_sustained_run(device: Device, tmp_path: Pa
     )  # fmt: skip
     events: list[dict[str, Any]] = []
     reason = run_on_device(
-        SustainRequest(profile, minutes=2.0 / 60),
+        SustainRequest(profile, minutes=1.0 / 60),
         device,
         outputs=lambda: tmp_path / f"segment-{len(segments(tmp_path)):03d}.melt",
         done_ns=0,

@@ -113,7 +113,7 @@ def tell(label, done):
     if done > 0.1:
         print("running", flush=True)
 try:
-    measure_ceilings(measurement_s=10, on_progress=tell)
+    measure_ceilings(measurement_s=1, on_progress=tell)
 except KeyboardInterrupt:
     print("interrupted")
 """

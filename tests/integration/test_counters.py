@@ -31,7 +31,7 @@ if place == "shared":
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 with melt.load(model, n_ctx=128, n_threads=int(n_threads)) as llm:
     with melt.profile(llm, levels=levels.split(","), output=output) as prof:
-        prof.run(list(range(1, 33)), max_tokens=12, ignore_eos=True, repeats=2, overhead_budget_s=0)
+        prof.run(list(range(1, 33)), max_tokens=8, ignore_eos=True, repeats=1, overhead_budget_s=0)
 """
 
 #: The kernel answers perf_event_open with argv[-1] from here on: a filter as containers have it.
