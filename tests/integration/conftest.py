@@ -1,4 +1,4 @@
-"""The command line, as a function and as a process."""
+"""The command line, as a function and as a process; the demo model, loaded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import melt_core as melt
 from melt_core.cli.main import main
 
 from .mlc_models import mlc_compiled, mlc_copy, mlc_packed, mlc_plain  # noqa: F401 - fixtures
@@ -86,3 +87,10 @@ def start_python() -> Iterator[Callable[[str], subprocess.Popen[str]]]:
         if child.poll() is None:
             child.kill()
         child.communicate()
+
+
+@pytest.fixture(scope="module")
+def llm(demo: Path) -> Iterator[melt.LLM]:
+    """The demo model on one thread: on a loaded machine a second one waits in barriers most of the time."""
+    with melt.load(demo, n_threads=1, n_ctx=512) as loaded:
+        yield loaded
