@@ -11,8 +11,6 @@ BUILD_EDITABLE := from scikit_build_core.build import build_editable; build_edit
 	{'build-dir': 'build/py', 'cmake.define.MELT_BUILD_TESTS': 'ON', 'cmake.build-type': 'Release'})
 BUILD_INPUTS := CMakeLists.txt pyproject.toml tools/third_party.py tools/unified_diff.py \
 	$(shell find cpp cmake third_party -type f)
-# A file's tests stay together and files keep their order, in which the longest come first.
-SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 # Only your own llama.cpp tree can change without one of these files changing.
 FORCE := $(if $(MELT_LLAMA_CPP_DIR),force)
 
@@ -29,7 +27,9 @@ demo: setup  ## fetch a small model, profile it, print its ops, write out/demo.h
 
 test: setup  ## run the C++ and the Python tests
 	ctest --test-dir build/py --output-on-failure
-	$(PY) -m pytest $(SIDE_BY_SIDE)
+	@# Two at a time: the tests of a file in one process, files in their order, in which the longest come first.
+	$(PY) -m pytest -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -m alone
 
 setup: build/.installed  ## make .venv with all tools, compile, install editable; does only what is missing
 

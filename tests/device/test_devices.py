@@ -274,7 +274,7 @@ def test_profile_command_over_ssh(
 def test_the_demo_model_gives_the_hosts_tokens(adb: Transport, demo: Path, state: Path, tmp_path: Path) -> None:
     request = {
         "model": str(demo), "prompt": "The capital of France is", "max_tokens": 8, "repeats": 1, "warmup": 0,
-        "n_ctx": 256, "overhead_budget_s": 0.0,
+        "n_ctx": 256, "n_threads": 1, "overhead_budget_s": 0.0,
     }  # fmt: skip
     here = profile_in_child(ProfileRequest(output=str(tmp_path / "here.melt"), **request))  # type: ignore[arg-type]
     with Device(adb) as device:

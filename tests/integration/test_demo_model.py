@@ -22,7 +22,7 @@ ROUNDING_NS = 2  # start and duration are rounded on their own
 N_KV_PADDED = 256  # llama.cpp attends over a multiple of 256 cells
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["1 thread", "2 threads"])
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.alone)], ids=["1 thread", "2 threads"])
 def trace(request: pytest.FixtureRequest, demo: Path) -> melt.Trace:
     """One run with ops recorded; opened after the model was closed."""
     with melt.load(demo, n_threads=request.param, n_ctx=512) as loaded:

@@ -58,6 +58,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., str]:
     return in_process
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_runs_and_prints_what_it_promises(example: Path, run: Callable[..., str], tmp_path: Path) -> None:
     output = run(example.read_text(encoding="utf-8"))
@@ -65,6 +66,7 @@ def test_an_example_runs_and_prints_what_it_promises(example: Path, run: Callabl
     assert list(tmp_path.iterdir()) == [], "an example leaves nothing behind unless it is told to"
 
 
+@pytest.mark.alone
 def test_an_example_keeps_its_trace_where_it_is_told(run: Callable[..., str], tmp_path: Path) -> None:
     code = (ROOT / "examples" / "profile_demo.py").read_text(encoding="utf-8")
     run(code, "kept.melt")
