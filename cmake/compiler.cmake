@@ -17,8 +17,9 @@ find_package(Threads REQUIRED)
 find_program(MELT_CCACHE ccache)
 mark_as_advanced(MELT_CCACHE)
 if(MELT_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  # Paths relative to the source tree, so that a second checkout or build folder finds what the first one compiled.
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} ${MELT_CCACHE})
+  # Paths relative to the checkout, so that a second checkout or build folder finds what the first one compiled.
+  get_filename_component(melt_checkout ${CMAKE_CURRENT_LIST_DIR}/.. ABSOLUTE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${melt_checkout} ${MELT_CCACHE})
   set(CMAKE_C_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
 endif()
 

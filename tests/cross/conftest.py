@@ -14,22 +14,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
+
+from fakes.needs import lacking
 
 REPOSITORY = Path(__file__).parents[2]
 BUILDS = REPOSITORY / "build/cross"
 #: Without pauth-impdef `max` computes pointer authentication in software, slowly.
 CPUS = {"max": "max,pauth-impdef=on", "cortex-a76": "cortex-a76", "cortex-a53": "cortex-a53"}
 TIMEOUT_S = 300
-
-
-def lacking(reason: str) -> NoReturn:
-    """Skips; in CI, fails."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"not allowed to skip in CI: {reason}")
-    pytest.skip(reason)
 
 
 def built(path: Path, preset: str) -> Path:
@@ -123,15 +118,8 @@ def host_agent() -> Path:
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_dir(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work directory with SmolLM2 in it."""
-    from melt_core.errors import ModelError
-    from melt_core.models import model_path
-
-    try:
-        model = model_path("demo")
-    except ModelError as error:
-        lacking(str(error))
     work = tmp_path_factory.mktemp("device")
-    shutil.copyfile(model, work / "smollm2.gguf")
+    shutil.copyfile(demo, work / "smollm2.gguf")
     return work

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import melt_core as melt
+from fakes.needs import lacking
 
-from .conftest import Connection, lacking
+from .conftest import Connection
 
 DISK_BYTES = 1 << 20
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import BUILDS, REPOSITORY, TIMEOUT_S, built, lacking
+from fakes.needs import lacking
+
+from .conftest import BUILDS, REPOSITORY, TIMEOUT_S, built
 
 PAGE_BYTES = 0x4000  # of Android 15 devices
 STACK_BYTES = 8 << 20
@@ -45,6 +48,8 @@ OURS = (
     "cpp/agent/runs.cpp",
     "cpp/agent/work_dir.cpp",
 )
+#: As tools/cross.py: what is compared is the script.
+COMPILER_CACHE = {"CCACHE_COMPILERCHECK": "content", "CCACHE_COMPILERTYPE": "clang"}
 MACH_O_ARM64 = bytes.fromhex("cffaedfe0c000001")
 
 
@@ -110,6 +115,20 @@ def zig() -> Path:
     return program
 
 
+@pytest.fixture(scope="module")
+def compilers(zig: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """That compiler's commands for C and C++, through ccache where it is installed."""
+    ccache = shutil.which("ccache")
+    folder = tmp_path_factory.mktemp("compilers")
+    commands = {}
+    for language in ("cc", "c++"):  # a script each: ccache takes a second word for a file
+        script = folder / f"zig-{language}"
+        script.write_text(f'#!/bin/sh\nexec "{zig}" {language} "$@"\n')
+        script.chmod(0o755)
+        commands[language] = [*([ccache] if ccache else []), str(script)]
+    return commands
+
+
 def flags_of(source: str) -> tuple[Path, list[str]]:
     """Returns a source of the android-static build, and its defines and include folders."""
     commands = json.loads((BUILDS / "android-static/compile_commands.json").read_text())
@@ -129,6 +148,7 @@ def compile_object(command: list[str], source: Path, target: Path) -> bytes:
     done = subprocess.run(
         [*command, "-c", "-O1", "-g0", "-w", "-o", str(target), str(source)],
         cwd=BUILDS / "android-static",
+        env={**os.environ, "CCACHE_BASEDIR": str(REPOSITORY), **COMPILER_CACHE},
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
@@ -145,35 +165,37 @@ def linux_headers(library: Path) -> list[str]:
     return ["-nostdinc", *(part for folder in folders for part in ("-isystem", str(folder)))]
 
 
-def test_ggml_compiles_with_android_defined(zig: Path, tmp_path: Path) -> None:
+def test_ggml_compiles_with_android_defined(zig: Path, compilers: dict[str, list[str]], tmp_path: Path) -> None:
     """Its C sources, as objects that are never linked: the headers are musl's, not bionic's."""
     cpu = "-mcpu=generic+v8_2a+dotprod+fullfp16"
     for source in GGML_C:
         path, flags = flags_of(source)
-        command = [str(zig), "cc", "-target", "aarch64-linux-android.28", cpu, *linux_headers(zig.parent / "lib")]
+        command = [*compilers["cc"], "-target", "aarch64-linux-android.28", cpu, *linux_headers(zig.parent / "lib")]
         code = compile_object([*command, *flags], path, tmp_path / "android.o")
         assert code[:4] == b"\x7fELF"
 
 
-def test_our_sources_compile_with_android_defined(zig: Path, tmp_path: Path) -> None:
+def test_our_sources_compile_with_android_defined(compilers: dict[str, list[str]], tmp_path: Path) -> None:
     """The branches that bionic takes, on musl's headers."""
     bionic = ["-D__ANDROID__", "-D__ANDROID_API__=28", "-D__BIONIC__"]
     for source in OURS:
         path, flags = flags_of(source)
-        command = [str(zig), "c++", "-target", "aarch64-linux-musl", *bionic, *flags]
+        command = [*compilers["c++"], "-target", "aarch64-linux-musl", *bionic, *flags]
         assert compile_object(command, path, tmp_path / "ours.o")[:4] == b"\x7fELF"
 
 
-def test_our_sources_compile_for_macos(zig: Path, tmp_path: Path) -> None:
+def test_our_sources_compile_for_macos(compilers: dict[str, list[str]], tmp_path: Path) -> None:
     """For lack of an iOS C++ library the core's gate is macOS: the same headers but for frameworks."""
     for source in OURS:
         path, flags = flags_of(source)
-        command = [str(zig), "c++", "-target", "aarch64-macos.13.0", *flags]
+        command = [*compilers["c++"], "-target", "aarch64-macos.13.0", *flags]
         assert compile_object(command, path, tmp_path / "macos.o").startswith(MACH_O_ARM64)
 
 
 @pytest.mark.parametrize("target", ["aarch64-macos.13.0", "aarch64-ios.17.0"])
-def test_ggml_and_the_c_api_compile_for_apple(target: str, zig: Path, tmp_path: Path) -> None:
+def test_ggml_and_the_c_api_compile_for_apple(
+    target: str, zig: Path, compilers: dict[str, list[str]], tmp_path: Path
+) -> None:
     library = zig.parent / "lib"
     headers = [
         "-nostdinc",
@@ -182,7 +204,7 @@ def test_ggml_and_the_c_api_compile_for_apple(target: str, zig: Path, tmp_path: 
         "-isystem",
         str(library / "libc/include/any-darwin-any"),
     ]
-    command = [str(zig), "cc", "-target", target, "-mcpu=apple_a14", *(headers if "ios" in target else [])]
+    command = [*compilers["cc"], "-target", target, "-mcpu=apple_a14", *(headers if "ios" in target else [])]
     for source in GGML_C:
         path, flags = flags_of(source)
         assert compile_object([*command, *flags], path, tmp_path / "apple.o").startswith(MACH_O_ARM64)

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from fakes.adb_phone import Phone
-from fakes.arm64 import lacking
-from fakes.tiny_models import write_model
+from fakes.needs import lacking
 from melt_core.errors import TransientDeviceError
 from melt_core.trace import Trace
 from melt_core.transports import LineChannel, RemotePath, Transport
@@ -61,14 +60,13 @@ def wait_for_end(transport: Transport, run: str) -> dict[str, Any]:
 
 
 @pytest.fixture(params=[("arm64_phone", "android-static"), ("arm64_board", "jetson")], ids=["phone", "board"])
-def device(request: pytest.FixtureRequest, tmp_path: Path) -> Transport:
+def device(request: pytest.FixtureRequest, tiny_llama: Path) -> Transport:
     """A device on which the agent and a tiny model are."""
     name, preset = request.param
     agent = agent_of(preset)
     transport: Transport = request.getfixturevalue(name)
-    write_model(tmp_path / "tiny.gguf")
     transport.push(agent, AGENT, executable=True)
-    transport.push(tmp_path / "tiny.gguf", MODEL)
+    transport.push(tiny_llama, MODEL)
     return transport
 
 
@@ -99,13 +97,12 @@ def test_run_comes_back_as_a_trace(device: Transport, tmp_path: Path) -> None:
 
 
 def test_run_goes_on_when_the_cable_is_pulled(
-    arm64_phone_on_cable: Phone, arm64_phone: Transport, tmp_path: Path
+    arm64_phone_on_cable: Phone, arm64_phone: Transport, tiny_llama: Path, tmp_path: Path
 ) -> None:
     # GIVEN a run on a phone, and a cable that is pulled while it goes on
     agent = agent_of("android-static")
-    write_model(tmp_path / "tiny.gguf")
     arm64_phone.push(agent, AGENT, executable=True)
-    arm64_phone.push(tmp_path / "tiny.gguf", MODEL)
+    arm64_phone.push(tiny_llama, MODEL)
     with start_agent(arm64_phone) as channel:
         ask(channel, "start", run="r2", request={**REQUEST, "max_tokens": 24})
         arm64_phone_on_cable.plug_out()

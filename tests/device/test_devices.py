@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,10 @@ import pytest
 
 import melt_core as melt
 from fakes.adb_phone import AdbServerProcess
-from fakes.tiny_models import vocabulary_folder, write_model
 from melt_core.cli.main import main
 from melt_core.devices import Device, GateLimits, Measurement
 from melt_core.devices.journal import Journal
 from melt_core.errors import DeviceBusyError, InvalidArgumentError
-from melt_core.models import model_path
 from melt_core.profiling import ProfileRequest, profile_in_child, profile_on_device
 from melt_core.trace import Trace
 from melt_core.transports import LocalTransport, Transport
@@ -33,10 +32,9 @@ QUICK = {
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if vocabulary_folder() is None:
-        pytest.skip("no prepared llama.cpp source tree with models/ggml-vocab-*.gguf: run `make setup`")
-    return write_model(tmp_path_factory.mktemp("models") / "tiny llama; $(x).gguf")
+def tiny(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose name a shell could read as more."""
+    return Path(shutil.copyfile(tiny_llama, tmp_path_factory.mktemp("models") / "tiny llama; $(x).gguf"))
 
 
 def tables(trace: Trace) -> dict[str, list[str]]:
@@ -280,14 +278,10 @@ def test_profile_command_over_ssh(
     assert uri in {one["uri"] for one in json.loads(capsys.readouterr().out)["devices"]}
 
 
-def test_the_demo_model_gives_the_hosts_tokens(adb: Transport, state: Path, tmp_path: Path) -> None:
-    try:
-        demo = model_path("demo")
-    except melt.ModelError as error:
-        pytest.skip(str(error))
+def test_the_demo_model_gives_the_hosts_tokens(adb: Transport, demo: Path, state: Path, tmp_path: Path) -> None:
     request = {
         "model": str(demo), "prompt": "The capital of France is", "max_tokens": 8, "repeats": 1, "warmup": 0,
-        "n_ctx": 256, "overhead_budget_s": 0.0,
+        "n_ctx": 256, "n_threads": 1, "overhead_budget_s": 0.0,
     }  # fmt: skip
     here = profile_in_child(ProfileRequest(output=str(tmp_path / "here.melt"), **request))  # type: ignore[arg-type]
     with Device(adb) as device:

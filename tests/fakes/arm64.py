@@ -7,9 +7,6 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import NoReturn
-
-import pytest
 
 from fakes.adb_phone import ends_with_us, free_port
 
@@ -40,13 +37,6 @@ KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 ForceCommand {folder}/enter.sh
 """
-
-
-def lacking(reason: str) -> NoReturn:
-    """Skips; in CI, fails."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"not allowed to skip in CI: {reason}")
-    pytest.skip(reason)
 
 
 def what_is_missing(*, ssh_server: bool = False) -> str | None:

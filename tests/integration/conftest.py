@@ -1,4 +1,4 @@
-"""Models, and the command line as a function and as a process."""
+"""The command line, as a function and as a process; the demo model, loaded."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fakes.tiny_models import vocabulary_folder, write_model
+import melt_core as melt
 from melt_core.cli.main import main
-from melt_core.errors import ModelError
-from melt_core.models import model_path
 
 from .mlc_models import mlc_compiled, mlc_copy, mlc_packed, mlc_plain  # noqa: F401 - fixtures
 
@@ -91,25 +89,8 @@ def start_python() -> Iterator[Callable[[str], subprocess.Popen[str]]]:
         child.communicate()
 
 
-@pytest.fixture(scope="session")
-def vocabularies() -> Path:
-    """The folder of llama.cpp's vocabularies."""
-    folder = vocabulary_folder()
-    if folder is None:
-        pytest.skip("no prepared llama.cpp source tree with models/ggml-vocab-*.gguf: run `make setup`")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_llama(vocabularies: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random-weight model of 1 MB. Its context is 512 tokens, its vocabulary 2048."""
-    return write_model(tmp_path_factory.mktemp("models") / "tiny-llama.gguf")
-
-
-@pytest.fixture(scope="session")
-def demo() -> Path:
-    """SmolLM2-135M-Instruct, Q4_1 with the embedding in Q8_0; fetched once."""
-    try:
-        return model_path("demo")
-    except ModelError as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="module")
+def llm(demo: Path) -> Iterator[melt.LLM]:
+    """The demo model on one thread: on a loaded machine a second one waits in barriers most of the time."""
+    with melt.load(demo, n_threads=1, n_ctx=512) as loaded:
+        yield loaded

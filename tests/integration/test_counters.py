@@ -31,7 +31,7 @@ if place == "shared":
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 with melt.load(model, n_ctx=128, n_threads=int(n_threads)) as llm:
     with melt.profile(llm, levels=levels.split(","), output=output) as prof:
-        prof.run(list(range(1, 33)), max_tokens=12, ignore_eos=True, repeats=2, overhead_budget_s=0)
+        prof.run(list(range(1, 33)), max_tokens=8, ignore_eos=True, repeats=1, overhead_budget_s=0)
 """
 
 #: The kernel answers perf_event_open with argv[-1] from here on: a filter as containers have it.
@@ -64,6 +64,7 @@ def profiled(
     return run
 
 
+@pytest.mark.alone
 def test_each_counter_is_in_the_table_or_absent_with_the_reason(profiled: Callable[..., melt.Trace]) -> None:
     trace = profiled("counters", n_threads=2)
     assert trace.damage == []
@@ -90,12 +91,14 @@ def test_the_first_evaluation_faults_in_what_later_ones_find(profiled: Callable[
     assert np.nansum(last) < np.nansum(first) / 2
 
 
+@pytest.mark.alone
 def test_times_still_add_up(profiled: Callable[..., melt.Trace]) -> None:
     kept = profiled("counters", n_threads=2).summary().conservation
     assert kept.median is not None
     assert 0.9 < kept.median <= 1.001  # small graphs: a reading at their beginning is in no op
 
 
+@pytest.mark.alone
 @needs_switches
 @pytest.mark.parametrize("levels", ["ops", "counters"])
 def test_a_shared_processor_disturbs_the_ops_in_which_it_was_lost(
@@ -171,6 +174,7 @@ def test_a_simulated_clock_knows_no_switches() -> None:
     assert "not counted" in str(trace.summary())
 
 
+@pytest.mark.alone
 def test_models_run_from_several_threads(tiny_llama: Path) -> None:
     # WHEN another thread than before evaluates, it is that one which is counted
     with melt.load(tiny_llama, n_ctx=64, n_threads=2) as llm, melt.profile(llm, levels=("counters",)) as prof:
@@ -186,6 +190,7 @@ def test_models_run_from_several_threads(tiny_llama: Path) -> None:
     assert np.isfinite(in_graphs["minor_faults"]).all()
 
 
+@pytest.mark.alone
 def test_files_are_closed_again(tiny_llama: Path) -> None:
     def n_files() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))

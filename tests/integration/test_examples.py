@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import melt_core as melt
-from melt_core.errors import ModelError
-from melt_core.models import model_path
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -42,34 +41,35 @@ def _blocks() -> list[tuple[str, str]]:
 BLOCKS = _blocks()
 
 
-def _run(code: str, folder: Path, *arguments: str) -> str:
-    if "model_path(" in code:
-        _need_demo_model()
-    command = [sys.executable, "-W", "error", "-", *arguments]
-    done = subprocess.run(command, input=code, capture_output=True, text=True, cwd=folder, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., str]:
+    """Runs Python code in an empty folder; returns what it prints."""
+
+    def in_process(code: str, *arguments: str) -> str:
+        if "model_path(" in code:
+            request.getfixturevalue("demo")
+        command = [sys.executable, "-W", "error", "-", *arguments]
+        done = subprocess.run(
+            command, input=code, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return in_process
 
 
-def _need_demo_model() -> None:
-    if "llama.cpp" not in melt.runtime_names():
-        pytest.skip("this build has no llama.cpp runtime")
-    try:
-        model_path("demo")
-    except ModelError as error:
-        pytest.skip(str(error))
-
-
+@pytest.mark.alone
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_an_example_runs_and_prints_what_it_promises(example: Path, tmp_path: Path) -> None:
-    output = _run(example.read_text(encoding="utf-8"), tmp_path)
+def test_an_example_runs_and_prints_what_it_promises(example: Path, run: Callable[..., str], tmp_path: Path) -> None:
+    output = run(example.read_text(encoding="utf-8"))
     assert re.search(PRINTS[example.name], output), output
     assert list(tmp_path.iterdir()) == [], "an example leaves nothing behind unless it is told to"
 
 
-def test_an_example_keeps_its_trace_where_it_is_told(tmp_path: Path) -> None:
+@pytest.mark.alone
+def test_an_example_keeps_its_trace_where_it_is_told(run: Callable[..., str], tmp_path: Path) -> None:
     code = (ROOT / "examples" / "profile_demo.py").read_text(encoding="utf-8")
-    _run(code, tmp_path, "kept.melt")
+    run(code, "kept.melt")
     trace = melt.Trace.open(tmp_path / "kept.melt")
     assert trace.complete
     assert len(trace.ops) > 0
@@ -88,9 +88,9 @@ def test_documents_have_runnable_blocks() -> None:
 
 
 @pytest.mark.parametrize(("where", "code"), BLOCKS, ids=[name for name, _ in BLOCKS])
-def test_a_runnable_block_runs(where: str, code: str, tmp_path: Path) -> None:
+def test_a_runnable_block_runs(where: str, code: str, run: Callable[..., str]) -> None:
     del where
-    _run(code, tmp_path)
+    run(code)
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)

@@ -11,6 +11,7 @@ import pytest
 
 import melt_core as melt
 
+pytestmark = pytest.mark.alone
 PROMPT = "<|im_start|>user\nExplain photosynthesis in one sentence.<|im_end|>\n<|im_start|>assistant\n"
 N_OUTPUT = 64
 

@@ -15,7 +15,8 @@ from fakes.simulated_device import Curve, SimulatedDevice
 from fakes.sysfs_tree import SysfsTree
 from melt_core.analysis.energy import energy_of
 from melt_core.analysis.sustained import sustained
-from melt_core.profiling.sustain import open_segments, stopped_by
+from melt_core.profiling.request import ProfileRequest
+from melt_core.profiling.sustain import SustainRequest, open_segments, resume, stopped_by, sustain
 
 from .conftest import MELT, TIMEOUT_S, Outcome
 
@@ -123,6 +124,18 @@ def test_an_interrupted_run_keeps_what_it_has_and_goes_on(
     assert cli("sustain", "--resume", out).code == 0
     assert len(open_segments(out)) == 2
     assert "sittings" in cli("sustain", "--show", out).out
+
+
+def test_a_run_that_ended_by_its_time_leaves_nothing_to_resume(tmp_path: Path) -> None:
+    """The end of a sitting and what is left after it go by one clock, the trace's, which here is a simulated one."""
+    profile = ProfileRequest(
+        model="layers=2,op_ns=1000", output="", runtime="synthetic", prompt="Hello", max_tokens=4, levels=("tokens",)
+    )
+    request = SustainRequest(profile, minutes=1e-5)
+    (first,) = sustain(request, tmp_path / "out")
+    ends_ns = first.runs["start_ns"] + first.runs["duration_ns"] - first.runs["start_ns"][0]
+    assert ends_ns[-1] >= request.duration_ns > ends_ns[-2]
+    assert len(resume(tmp_path / "out")) == 1
 
 
 def test_bad_use(tmp_path: Path, cli: Cli) -> None:

@@ -21,7 +21,8 @@ from melt_core.profiling.sustain import SustainRequest, stop_reason
 from melt_core.report.html import render
 from melt_core.report.sustained_html import write_sustained
 from melt_core.trace import Trace
-from melt_core.trace.tail import TraceTail
+from melt_core.trace.format import ChunkKind
+from melt_core.trace.tail import TraceTail, ns_run
 
 THROTTLING = Scene(length_s=200.0, steps=((60.0, 0.7), (120.0, 0.5), (160.0, 1.0)))
 
@@ -177,10 +178,13 @@ def test_the_tail_of_a_growing_trace_is_read_chunk_by_chunk(tmp_path: Path) -> N
     path = tmp_path / "t.melt"
     tail = TraceTail(path)
     assert tail.latest() == {}
+    assert tail.ns_run() == 0
     for cut in (10, 100, len(data) // 2, len(data) - 50, len(data)):
         path.write_bytes(data[:cut])
         found = tail.latest()
-    whole = Trace.from_bytes(data).samples
+    trace = Trace.from_bytes(data)
+    assert tail.ns_run() == ns_run(trace.records(ChunkKind.RUNS)) >= 20e9
+    whole = trace.samples
     power = whole[whole["kind"] == "power"]["value"]
     assert found[("board", "power")] == power[-1]
     assert set(found) == {("soc", "temperature"), ("cpu-policy0", "frequency"), ("soc", "throttle"), ("board", "power")}

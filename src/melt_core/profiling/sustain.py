@@ -21,6 +21,7 @@ from melt_core.profiling.request import ProfileRequest
 from melt_core.trace import Trace
 from melt_core.trace.format import ChunkKind
 from melt_core.trace.storage import written_atomically
+from melt_core.trace.tail import ns_run
 from melt_core.units import NS_PER_S
 
 REQUEST_FILE: Final = "request.json"
@@ -35,7 +36,8 @@ class SustainRequest:
 
     Attributes:
         profile: Model, prompt and settings; its `output`, `repeats`, `warmup` and overhead measurement are not used.
-        minutes: Of running, pauses between sittings not counted.
+        minutes: Of running by the traces' clocks, from the first prompt of a sitting to its last; pauses between
+            sittings are not counted.
         stop_temperature_c: Stop when a sensor of temperature reads so much; None: never.
         stop_site: Only the temperature of this site; None: the hottest.
         stop_charge_ratio: Stop when the battery is down to this share; None: never.
@@ -57,6 +59,11 @@ class SustainRequest:
             raise InvalidArgumentError(f"a stop at {self.stop_temperature_c} degC: give 0 to 150")
         if self.stop_charge_ratio is not None and not 0 <= self.stop_charge_ratio < 1:
             raise InvalidArgumentError(f"a stop at a charge of {self.stop_charge_ratio}: give a share, 0 to below 1")
+
+    @property
+    def duration_ns(self) -> int:
+        """`minutes` in ns."""
+        return round(self.minutes * 60 * NS_PER_S)
 
     def to_json(self) -> str:
         """Returns the request as one line of JSON."""
@@ -120,11 +127,11 @@ def resume(folder: str | Path, *, on_event: Callable[[dict[str, Any]], None] | N
     """
     place = Path(folder)
     request = stored_request(place)
-    done_s = sum(map(seconds_run, open_segments(place)))
-    left_s = request.minutes * 60.0 - done_s
-    if left_s <= 0:
+    # A sitting ends by this same sum, in whole ns: one that ran its time leaves nothing for the next.
+    done_ns = sum(ns_run(trace.records(ChunkKind.RUNS)) for trace in open_segments(place))
+    if done_ns >= request.duration_ns:
         return open_segments(place)
-    reason = _here(request, place, done_s, left_s, on_event)
+    reason = _here(request, place, done_ns, on_event)
     with written_atomically(place / STATE_FILE) as file:
         file.write(json.dumps({"stopped_by": reason}).encode())
     return open_segments(place)
@@ -133,8 +140,7 @@ def resume(folder: str | Path, *, on_event: Callable[[dict[str, Any]], None] | N
 def _here(
     request: SustainRequest,
     place: Path,
-    done_s: float,
-    left_s: float,
+    done_ns: int,
     on_event: Callable[[dict[str, Any]], None] | None,
 ) -> str | None:
     """Runs what is left, in a child process or on a device; returns why it ended."""
@@ -145,12 +151,10 @@ def _here(
     if request.device != "local":
         from melt_core.profiling.sustain_device import run_on_device
 
-        return run_on_device(
-            request, request.device, outputs=next_segment, done_s=done_s, left_s=left_s, on_event=on_event
-        )
+        return run_on_device(request, request.device, outputs=next_segment, done_ns=done_ns, on_event=on_event)
     output = next_segment()
     profile = replace(request.profile, output=str(output))
-    line = json.dumps({"request": replace(request, profile=profile).to_json(), "seconds": left_s, "done_s": done_s})
+    line = json.dumps({"request": replace(request, profile=profile).to_json(), "done_ns": done_ns})
     last = run_worker(_WORKER, line, output=str(output), name=profile.runtime, on_event=on_event)
     ended = last.get("stopped_by")
     return ended if isinstance(ended, str) else None
@@ -170,14 +174,6 @@ def open_segments(folder: Path) -> list[Trace]:
         except TraceError:
             continue
     return found
-
-
-def seconds_run(trace: Trace) -> float:
-    """Returns from the first prompt's begin to the last one's end."""
-    runs = trace.records(ChunkKind.RUNS)
-    if not len(runs):
-        return 0.0
-    return float((runs["start_ns"] + runs["duration_ns"]).max() - runs["start_ns"].min()) / NS_PER_S
 
 
 def stored_request(folder: Path) -> SustainRequest:

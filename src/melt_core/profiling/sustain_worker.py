@@ -1,6 +1,6 @@
 """The child process of `sustain`: loads once, runs prompts back to back into one trace, and looks at the sensors.
 
-In: a JSON line with the request and the seconds to run. Out: ``{"event": "load"}``, ``{"event": "prompt", ...}`` and at
+In: a JSON line with the request and the ns run before. Out: ``{"event": "load"}``, ``{"event": "prompt", ...}`` and at
 the end ``{"event": "done", "stopped_by": why}`` or ``{"event": "error", ...}``, as `worker` does.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from typing import Any
 
 from melt_core.errors import InvalidArgumentError
@@ -17,10 +16,11 @@ from melt_core.profiling.sustain import SustainRequest, stop_reason
 from melt_core.profiling.worker import load_model, model_file_metadata, prompt_of, serve
 from melt_core.runtime.machine import sensors
 from melt_core.trace.tail import TraceTail
+from melt_core.units import NS_PER_S
 
 
 def execute(line: str, send: Any) -> dict[str, Any]:
-    """Runs for the seconds asked, or until a sensor says stop; returns why it ended."""
+    """Runs until the minutes asked are over, or until a sensor says stop; returns why it ended."""
     asked = json.loads(line)
     request = SustainRequest.from_json(asked["request"])
     _check_sensors(request)
@@ -39,7 +39,7 @@ def execute(line: str, send: Any) -> dict[str, Any]:
         try:
             if wanted.idle_s:
                 recording.sample_idle(wanted.idle_s)
-            ended = _prompts(request, recording, prompt, asked, send)
+            ended = _prompts(request, recording, prompt, asked["done_ns"], send)
             if wanted.idle_s and ended == "time":
                 recording.sample_idle(wanted.idle_s)
         finally:
@@ -48,10 +48,9 @@ def execute(line: str, send: Any) -> dict[str, Any]:
     return {"stopped_by": ended}
 
 
-def _prompts(request: SustainRequest, recording: Any, prompt: Any, asked: dict[str, Any], send: Any) -> str:
+def _prompts(request: SustainRequest, recording: Any, prompt: Any, done_ns: int, send: Any) -> str:
     wanted = request.profile
     tail = TraceTail(wanted.output)
-    begin = time.monotonic()
     while True:
         recording.run(
             prompt,
@@ -65,13 +64,12 @@ def _prompts(request: SustainRequest, recording: Any, prompt: Any, asked: dict[s
             warmup=0,
             overhead_budget_s=0.0,
         )
-        seconds = time.monotonic() - begin
-        total = asked["done_s"] + asked["seconds"]
-        send("prompt", seconds=asked["done_s"] + seconds, of=total)
+        ran_ns = done_ns + tail.ns_run()
+        send("prompt", seconds=ran_ns / NS_PER_S, of=request.duration_ns / NS_PER_S)
         reason = stop_reason(request, tail.latest())
         if reason is not None:
             return reason
-        if seconds >= asked["seconds"]:
+        if ran_ns >= request.duration_ns:
             return "time"
 
 
