@@ -150,6 +150,7 @@ set(MELT_TEST_SOURCES
   cpp/tests/test_counters.cpp
   cpp/tests/test_cpu_features.cpp
   cpp/tests/test_device_memory.cpp
+  cpp/tests/test_device_sensors.cpp
   cpp/tests/test_fuzz.cpp
   cpp/tests/test_gguf.cpp
   cpp/tests/test_json.cpp

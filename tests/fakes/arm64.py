@@ -36,7 +36,8 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 ForceCommand {folder}/enter.sh
-"""
+SetEnv SHLVL=2
+"""  # bash reads no .bashrc of this host at a second level
 
 
 def what_is_missing(*, ssh_server: bool = False) -> str | None:

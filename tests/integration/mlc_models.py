@@ -1,8 +1,10 @@
-"""Compiled models for the tests of the MLC runtime, made once in a session by the TVM that is installed."""
+"""Compiled models for the tests of the MLC runtime, made once for all processes of a session by the installed TVM."""
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -21,14 +23,20 @@ def mlc_compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
     for package in ("tvm", "tvm_ffi", "tokenizers"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install 'melt_core[mlc]'")
-    base = tmp_path_factory.mktemp("mlc")
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # each process has a folder of its own in there
 
     def make(kind: str) -> Path:
-        folder = base / f"tiny-{kind}"
-        if not folder.exists():
-            command = [sys.executable, str(WRITER), str(folder), kind]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
-            assert done.returncode == 0, done.stderr
+        folder = base / f"mlc-{kind}"
+        with (base / f"mlc-{kind}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                part = base / f"mlc-{kind}.part"
+                command = [sys.executable, str(WRITER), str(part), kind]
+                done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
+                assert done.returncode == 0, done.stderr
+                part.replace(folder)
         return folder
 
     return make

@@ -54,7 +54,7 @@ def resealed(draw: st.DrawFn) -> bytes:
     return b"".join(parts)
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=mutations())
 def test_mutated_bytes_are_read_or_refused(data: bytes) -> None:
     try:
@@ -72,7 +72,7 @@ def test_mutated_traces_can_be_used(data: bytes) -> None:
     exercise(data)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=160, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=resealed())
 def test_sealed_nonsense_can_be_used(data: bytes) -> None:
     exercise(data)
