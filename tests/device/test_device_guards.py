@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from fakes.tiny_models import vocabulary_folder, write_model
 from melt_core.devices import Device, GateLimits, Measurement
 from melt_core.devices.journal import Journal
 from melt_core.errors import CancelledError, InvalidArgumentError
@@ -26,13 +25,6 @@ REQUEST = {
     "overhead_budget_s": 0.0, "levels": ["tokens"], "sensors": ["none"],
 }  # fmt: skip
 MEASUREMENT = Measurement(REQUEST, limits=GateLimits(wait_s=0), telemetry_s=0, poll_s=0.1)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if vocabulary_folder() is None:
-        pytest.skip("no prepared llama.cpp source tree with models/ggml-vocab-*.gguf: run `make setup`")
-    return write_model(tmp_path_factory.mktemp("models") / "tiny.gguf")
 
 
 @pytest.fixture
@@ -62,7 +54,7 @@ def sockets_of(pid: int) -> list[str]:
     return [link for link in links if link.startswith("socket:")]
 
 
-def test_neither_agent_nor_run_has_a_socket(local: Device, tiny: Path, tmp_path: Path) -> None:
+def test_neither_agent_nor_run_has_a_socket(local: Device, tiny_llama: Path, tmp_path: Path) -> None:
     found: dict[str, list[str]] = {}
 
     def look() -> None:
@@ -72,17 +64,17 @@ def test_neither_agent_nor_run_has_a_socket(local: Device, tiny: Path, tmp_path:
         os.kill(run, signal.SIGINT)
 
     with local, pytest.raises(CancelledError):
-        local.measure(str(tiny), MEASUREMENT, output=str(tmp_path / "x.melt"), on_event=first_repetition(look))
+        local.measure(str(tiny_llama), MEASUREMENT, output=str(tmp_path / "x.melt"), on_event=first_repetition(look))
     assert found == {"agent": [], "run": []}
 
 
-def test_a_run_that_others_ended_is_no_success(local: Device, tiny: Path, tmp_path: Path) -> None:
+def test_a_run_that_others_ended_is_no_success(local: Device, tiny_llama: Path, tmp_path: Path) -> None:
     # WHEN the device's system asks the run to end, as before a shutdown
     def end() -> None:
         os.kill(run_process(tmp_path / "work"), signal.SIGTERM)
 
     with local, pytest.raises(CancelledError, match=r"before it was complete.*x\.melt"):
-        local.measure(str(tiny), MEASUREMENT, output=str(tmp_path / "x.melt"), on_event=first_repetition(end))
+        local.measure(str(tiny_llama), MEASUREMENT, output=str(tmp_path / "x.melt"), on_event=first_repetition(end))
     # THEN what it measured is there, and the next run is one of its own
     trace = Trace.open(tmp_path / "x.melt")
     assert trace.complete
@@ -111,7 +103,7 @@ def test_what_is_pushed_reaches_the_disk_before_it_has_its_name(
     assert (tmp_path / "work/models/x").read_bytes() == source.read_bytes()
 
 
-def test_a_device_that_is_rarely_asked_is_asked_rarely(local: Device, tiny: Path, tmp_path: Path) -> None:
+def test_a_device_that_is_rarely_asked_is_asked_rarely(local: Device, tiny_llama: Path, tmp_path: Path) -> None:
     seen: list[float] = []
 
     def note(event: dict[str, Any]) -> None:
@@ -120,7 +112,7 @@ def test_a_device_that_is_rarely_asked_is_asked_rarely(local: Device, tiny: Path
 
     quiet = replace(MEASUREMENT, request={**REQUEST, "repeats": 20}, poll_s=1.5)
     with local:
-        assert local.measure(str(tiny), quiet, output=str(tmp_path / "x.melt"), on_event=note).trace.complete
+        assert local.measure(str(tiny_llama), quiet, output=str(tmp_path / "x.melt"), on_event=note).trace.complete
     assert all(later - earlier >= 1.4 for earlier, later in itertools.pairwise(seen))
     with pytest.raises(InvalidArgumentError, match="poll_s"):
         Measurement(REQUEST, poll_s=0)

@@ -15,7 +15,6 @@ import pytest
 
 import melt_core as melt
 import melt_core._core
-from fakes.tiny_models import vocabulary_folder, write_model
 from melt_core.devices import Device, GateLimits, Measurement, observing
 from melt_core.devices.discovery import describe
 from melt_core.devices.journal import Journal
@@ -93,11 +92,10 @@ def test_it_is_described_without_its_app(phone: IosDevice, tool_on_path: None) -
     assert describe(f"ios:{UDID}").state == "unreachable"
 
 
-def test_connect_load_profile(phone: IosDevice, tool_on_path: None, tmp_path: Path) -> None:
-    # GIVEN a model file
-    if vocabulary_folder() is None:
-        pytest.skip("no prepared llama.cpp source tree with models/ggml-vocab-*.gguf: run `make setup`")
-    model = write_model(tmp_path / "tiny; $(x).gguf")
+def test_connect_load_profile(phone: IosDevice, tool_on_path: None, tiny_llama: Path, tmp_path: Path) -> None:
+    # GIVEN a model file with a name that a shell could read as more
+    model = tmp_path / "tiny; $(x).gguf"
+    model.symlink_to(tiny_llama)
     options = {"max_tokens": 4, "repeats": 2, "overhead_budget_s": 0.0}
     # WHEN it is profiled there as anywhere
     with melt.connect(f"ios:{UDID}") as ios:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import melt_core as melt
-from fakes.arm64 import lacking
+from fakes.needs import lacking
 from fakes.numpy_llama import NumpyLlama, greedy
 from integration.mlc_models import COMPILE_TIMEOUT_S, WRITER, mlc_compiled, mlc_plain  # noqa: F401  (fixtures)
 from melt_core.devices import Device

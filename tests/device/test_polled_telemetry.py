@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from fakes.ssh_server import SshServer
-from fakes.tiny_models import vocabulary_folder, write_model
 from melt_core.devices import Device, GateLimits, Measurement
 from melt_core.devices.telemetry import dumpsys_power
 from melt_core.errors import InvalidArgumentError, TelemetryError
@@ -40,17 +39,14 @@ def android(folder: Path, power: str = "power_awake.txt") -> None:
     program(folder, "dumpsys", f'case "$1" in {cases}*) echo "Can\'t find service: $1"; esac')
 
 
-def measured(ssh: SshTransport, tmp_path: Path, limits: GateLimits | None = None) -> Trace:
-    if vocabulary_folder() is None:
-        pytest.skip("no prepared llama.cpp source tree with models/ggml-vocab-*.gguf: run `make setup`")
-    model = write_model(tmp_path / "tiny.gguf")
+def measured(ssh: SshTransport, model: Path, tmp_path: Path) -> Trace:
     request = {
         "prompt_tokens": 8, "max_tokens": 200, "repeats": 4, "warmup": 0, "n_ctx": 256, "n_threads": 1,
         "overhead_budget_s": 0.0, "levels": ["tokens"], "sensors": ["none"],
     }  # fmt: skip
-    limits = limits or GateLimits(wait_s=0)
+    measurement = Measurement(request, GateLimits(wait_s=0), telemetry_s=0.2)
     with Device(ssh) as device:
-        return device.measure(str(model), Measurement(request, limits, 0.2), output=str(tmp_path / "x.melt")).trace
+        return device.measure(str(model), measurement, output=str(tmp_path / "x.melt")).trace
 
 
 def sources(trace: Trace) -> set[str]:
@@ -62,12 +58,12 @@ def gate(trace: Trace, name: str) -> str:
     return found
 
 
-def test_tegrastats_is_polled(programs: Path, ssh: SshTransport, state: Path, tmp_path: Path) -> None:
+def test_tegrastats_is_polled(programs: Path, ssh: SshTransport, tiny_llama: Path, state: Path, tmp_path: Path) -> None:
     # GIVEN a board whose tegrastats prints until it is ended
     line = (DATA / "tegrastats_orin_agx.txt").read_text().strip()
     program(programs, "tegrastats", f"while :; do echo '{line}' || exit; sleep 0.05; done")
     # WHEN a model is measured there, THEN its engines' load and rails are samples
-    trace = measured(ssh, tmp_path)
+    trace = measured(ssh, tiny_llama, tmp_path)
     samples = trace.samples
     assert "tegrastats" in sources(trace)
     load = samples["value"][(samples["site"] == "gpu") & (samples["kind"] == "load")]
@@ -77,26 +73,28 @@ def test_tegrastats_is_polled(programs: Path, ssh: SshTransport, state: Path, tm
 
 
 def test_a_tegrastats_that_says_nothing_is_absent_with_its_reason(
-    programs: Path, ssh: SshTransport, state: Path, tmp_path: Path
+    programs: Path, ssh: SshTransport, tiny_llama: Path, state: Path, tmp_path: Path
 ) -> None:
     program(programs, "tegrastats", "exit 1")
-    trace = measured(ssh, tmp_path)
+    trace = measured(ssh, tiny_llama, tmp_path)
     assert any("tegrastats" in what for what in trace.metadata["telemetry"]["missing"])
 
 
 def test_android_services_are_polled_and_the_screen_is_a_gate(
-    programs: Path, ssh: SshTransport, state: Path, tmp_path: Path
+    programs: Path, ssh: SshTransport, tiny_llama: Path, state: Path, tmp_path: Path
 ) -> None:
     android(programs)
-    trace = measured(ssh, tmp_path)
+    trace = measured(ssh, tiny_llama, tmp_path)
     assert {"dumpsys battery", "dumpsys cpuinfo"} <= sources(trace)
     assert gate(trace, "screen") == "passed"
     assert any("window of" in note for note in trace.metadata["telemetry"]["assumptions"])
 
 
-def test_a_screen_that_is_off_marks_the_run(programs: Path, ssh: SshTransport, state: Path, tmp_path: Path) -> None:
+def test_a_screen_that_is_off_marks_the_run(
+    programs: Path, ssh: SshTransport, tiny_llama: Path, state: Path, tmp_path: Path
+) -> None:
     android(programs, "power_dozing.txt")
-    trace = measured(ssh, tmp_path)
+    trace = measured(ssh, tiny_llama, tmp_path)
     assert gate(trace, "screen") == "failed"
     assert any("gate screen failed" in text and "stayon" in text for text in trace.warnings)
 

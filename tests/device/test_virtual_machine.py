@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from fakes.tiny_models import write_model
 from fakes.virtual_machine import VirtualMachine, what_is_missing
 from melt_core.devices import Device, GateLimits, Measurement
 from melt_core.devices.journal import Journal
@@ -31,11 +30,6 @@ REQUEST = {
 }  # fmt: skip
 MEASUREMENT = Measurement(REQUEST, limits=GateLimits(wait_s=0), telemetry_s=0.5, patience=Patience(60, 120.0))
 ENDLESS = replace(MEASUREMENT, request={**REQUEST, "levels": ["tokens"], "repeats": 5000})
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("models") / "tiny.gguf")
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +85,8 @@ class After:
         assert not self._failed, self._failed
 
 
-def test_a_whole_profile(board: Device, tiny: Path, tmp_path: Path) -> None:
-    trace = board.measure(str(tiny), MEASUREMENT, output=str(tmp_path / "x.melt")).trace
+def test_a_whole_profile(board: Device, tiny_llama: Path, tmp_path: Path) -> None:
+    trace = board.measure(str(tiny_llama), MEASUREMENT, output=str(tmp_path / "x.melt")).trace
     assert trace.complete
     assert not trace.damage
     assert len(trace.runs) == 3
@@ -106,7 +100,7 @@ def test_a_whole_profile(board: Device, tiny: Path, tmp_path: Path) -> None:
 
 
 def test_network_cable_pulled_during_the_run(
-    machine: VirtualMachine, board: Device, tiny: Path, tmp_path: Path
+    machine: VirtualMachine, board: Device, tiny_llama: Path, tmp_path: Path
 ) -> None:
     def pull() -> None:
         machine.plug_network(plugged=False)
@@ -115,13 +109,13 @@ def test_network_cable_pulled_during_the_run(
 
     act = After(1, pull)
     measurement = replace(MEASUREMENT, request={**REQUEST, "levels": ["tokens"], "repeats": 20})
-    trace = board.measure(str(tiny), measurement, output=str(tmp_path / "x.melt"), on_event=act).trace
+    trace = board.measure(str(tiny_llama), measurement, output=str(tmp_path / "x.melt"), on_event=act).trace
     act.join()
     assert trace.complete
     assert len(trace.runs) == 20
 
 
-def test_memory_killer_ends_the_run(board: Device, tiny: Path, tmp_path: Path) -> None:
+def test_memory_killer_ends_the_run(board: Device, tiny_llama: Path, tmp_path: Path) -> None:
     def run_out() -> None:
         # The kernel's own killer, told that memory is out, with the run as its first choice.
         (entry,) = Journal().entries()
@@ -132,7 +126,7 @@ def test_memory_killer_ends_the_run(board: Device, tiny: Path, tmp_path: Path) -
 
     act = After(2, run_out)
     with pytest.raises(MeltError, match="memory") as caught:
-        board.measure(str(tiny), ENDLESS, output=str(tmp_path / "x.melt"), on_event=act)
+        board.measure(str(tiny_llama), ENDLESS, output=str(tmp_path / "x.melt"), on_event=act)
     act.join()
     assert "x.melt" in str(caught.value)
     assert len(Trace.open(tmp_path / "x.melt").runs) >= 2
@@ -155,7 +149,9 @@ def test_disk_that_fills_while_the_model_is_sent(board: Device, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("how", ["reboot", "reset"])
-def test_restarted_during_the_run(machine: VirtualMachine, board: Device, tiny: Path, tmp_path: Path, how: str) -> None:
+def test_restarted_during_the_run(
+    machine: VirtualMachine, board: Device, tiny_llama: Path, tmp_path: Path, how: str
+) -> None:
     boots = 2 if how == "reboot" else 3
 
     def restart() -> None:
@@ -167,7 +163,7 @@ def test_restarted_during_the_run(machine: VirtualMachine, board: Device, tiny: 
 
     act = After(1, restart)
     with pytest.raises(MeltError, match="restarted") as caught:
-        board.measure(str(tiny), ENDLESS, output=str(tmp_path / "x.melt"), on_event=act)
+        board.measure(str(tiny_llama), ENDLESS, output=str(tmp_path / "x.melt"), on_event=act)
     act.join()
     # THEN what was measured until then is here, nothing is left to fetch, and the device can be measured again
     if how == "reboot":
@@ -176,5 +172,5 @@ def test_restarted_during_the_run(machine: VirtualMachine, board: Device, tiny: 
     else:  # of a trace, what the kernel had brought to the disk
         assert ("x.melt" in str(caught.value)) == (tmp_path / "x.melt").exists()
     assert not Journal().entries()
-    trace = board.measure(str(tiny), MEASUREMENT, output=str(tmp_path / "y.melt")).trace
+    trace = board.measure(str(tiny_llama), MEASUREMENT, output=str(tmp_path / "y.melt")).trace
     assert trace.complete
