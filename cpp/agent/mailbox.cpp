@@ -69,10 +69,11 @@ bool answer_mailbox(const WorkDir& work, Server& server) {
 }
 
 void serve_mailbox(const WorkDir& work, Server& server, const std::atomic<bool>& stop) {
-  for (const char* folder : {kMailbox, "models", "runs"})
-    work.make_directory(folder);
+  work.make_directory(kMailbox);
   for (const std::string& name : work.names(kMailbox))
     work.remove(std::string(kMailbox) + "/" + name);
+  for (const char* folder : {"models", "runs"})  // last: who sees them knows that what it puts in the box stays there
+    work.make_directory(folder);
   while (!stop.load()) {
     if (!answer_mailbox(work, server))
       ::usleep(kPollUs);
