@@ -63,7 +63,7 @@ def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Path) -> Itera
     monkeypatch.setattr(observing, "BURST_S", 0.5)
     monkeypatch.setattr("melt_core.transports.ios._RUNNING_ANSWER_S", 2.0)
     patient = MailboxChannel.receive
-    monkeypatch.setattr(MailboxChannel, "receive", lambda self, timeout_s: patient(self, timeout_s=min(timeout_s, 3)))
+    monkeypatch.setattr(MailboxChannel, "receive", lambda self, timeout_s=3: patient(self, timeout_s=min(timeout_s, 3)))
     made = IosDevice(tmp_path / "ios")
     yield made
     made.end_app()
@@ -140,6 +140,21 @@ def test_an_app_that_is_ended_loses_its_run_and_says_so(phone: IosDevice, device
         device.measure(SYNTHETIC, measurement, output=str(tmp_path / "x.melt"), on_event=once_running(phone.end_app))
     assert len(melt.Trace.open(tmp_path / "x.melt").runs) >= 1
     assert not Journal().entries()
+
+
+def test_an_app_that_empties_its_mailbox_is_asked_again(
+    phone: IosDevice, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN an app that was ended, and its folders from before; it starts slowly, after the host has asked
+    monkeypatch.setattr("melt_core.transports.ios._PING_AGAIN_S", 1.0)
+    (phone.documents / "mailbox").mkdir()
+    slow = phone.root / "slow-agent"
+    slow.write_text(f'#!/bin/sh\nsleep 1\nexec "{AGENT}" "$@"\n')
+    slow.chmod(0o755)
+    phone.describe(agent=str(slow))
+    with device.transport.open_channel([]) as channel:
+        channel.send(b'{"id": 1, "op": "runs"}')
+        assert json.loads(channel.receive())["ok"]
 
 
 def test_the_app_is_not_started_anew_while_it_runs(phone: IosDevice, device: Device) -> None:

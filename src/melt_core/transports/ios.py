@@ -48,6 +48,7 @@ _TOOL_OUTPUT_BYTES = 1 << 20
 _PING = b'{"id": 0, "op": "clock"}'
 _RUNNING_ANSWER_S = 10.0
 _LAUNCHED_ANSWER_S = 60.0
+_PING_AGAIN_S = 5.0
 _FOLDER_LOOK_S = 0.5
 #: Parts of the program's messages after which the same call may succeed, and those where the app is missing a file.
 _PASSING = ("usbmuxd", "not connected", "no device", "terminated", "timeout", "timed out", "connection", "unreachable")
@@ -237,12 +238,13 @@ class IosTransport(Transport):
             channel = MailboxChannel(self._put, self._get, name=f"the app {self._bundle_id} on {self.uri}")
             try:
                 channel.send(_PING, timeout_s=deadline.left_s())
-                channel.receive(timeout_s=deadline.left_s())
-                return channel
+                with contextlib.suppress(TransientDeviceError):  # an app that starts empties its mailbox: once more
+                    channel.receive(timeout_s=min(_PING_AGAIN_S, deadline.left_s()))
+                    return channel
             except _NotThereError:  # it has not made its folders yet
                 if timeout_s < _LAUNCHED_ANSWER_S:
                     raise
-                deadline.wait(_FOLDER_LOOK_S)
+            deadline.wait(_FOLDER_LOOK_S)
 
     def _put(self, file: Path, path: RemotePath, deadline: Deadline) -> None:
         command = ["apps", "push", "--documents", self._bundle_id, str(file), self.resolve(path)]
