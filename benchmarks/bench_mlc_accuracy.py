@@ -13,10 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import ROOT, verdict
-
-sys.path.insert(0, str(ROOT / "tests"))
-from fakes.numpy_llama import NumpyLlama, greedy
+from common import verdict
 
 PROMPT = [1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411, 407, 19712, 8182, 2]
 
@@ -33,6 +30,7 @@ def main() -> int:
         return 0
 
     import melt_core as melt
+    from melt_core.models.mlc.verify import reference_of
 
     options = {"ignore_eos": True, "warmup": 0, "overhead_budget_s": 0, "keep_logits": True}
     with (
@@ -41,7 +39,7 @@ def main() -> int:
     ):
         done = prof.run(PROMPT, max_tokens=args.tokens, **options)
     kept = prof.trace.metadata["logits"]
-    tokens, logits = greedy(NumpyLlama(args.model), PROMPT, args.tokens)
+    tokens, logits = reference_of(args.model).greedy(PROMPT, args.tokens)
     n_same = sum(a == b for a, b in zip(done.token_ids, tokens, strict=True))
     errors = [
         float(np.abs(np.array(values) - expected[ids]).max() / np.abs(expected).max())

@@ -1,4 +1,4 @@
-"""``melt models``: the models that can be fetched by name, and what a model file contains."""
+"""``melt models``: the models that can be fetched by name, conversions, and what a model file contains."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import argparse
 from collections import Counter
 from typing import Any
 
+from melt_core.cli._convert import add_convert_parser
 from melt_core.cli._fit import add_fit_arguments, asks_for_fit, fit_of, print_fit
 from melt_core.cli._output import print_json
 
 
 def add_parser(subparsers: Any) -> None:
     """Adds the command and its sub-commands."""
-    parser = subparsers.add_parser("models", help="list, fetch and inspect model files")
+    parser = subparsers.add_parser("models", help="list, fetch, convert and inspect model files")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     listing = actions.add_parser("list", help="the models that can be fetched by name")
@@ -22,6 +23,8 @@ def add_parser(subparsers: Any) -> None:
     path = actions.add_parser("path", help="print a model's path, fetching it if need be")
     path.add_argument("name", metavar="NAME", help="a name from `melt models list`, such as demo")
     path.set_defaults(run=run_path)
+
+    add_convert_parser(actions)
 
     inspect = actions.add_parser("inspect", help="what a GGUF file says of itself, read from its header")
     inspect.add_argument("model", metavar="MODEL", help="a GGUF file, or a name from `melt models list`")

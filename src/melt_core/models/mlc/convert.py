@@ -28,7 +28,7 @@ from melt_core.models.mlc.open import open_source
 from melt_core.models.mlc.quantization import Quantization, quantization_of, quantize
 from melt_core.models.mlc.source import Chat, Source
 from melt_core.models.mlc.targets import Machine, machine_of
-from melt_core.models.mlc.verify import Verification, verify_logits, verify_shards
+from melt_core.models.mlc.verify import Verification, verify_shards, verify_values
 from melt_core.models.mlc.writer import ShardWriter
 
 #: Most tokens of one evaluation, as MLC's default.
@@ -62,7 +62,13 @@ class Conversion:
 
 
 def convert(
-    source: Path, folder: Path, *, quantization: str, target: str = "host", report: Report = lambda what, done: None
+    source: Path,
+    folder: Path,
+    *,
+    quantization: str,
+    target: str = "host",
+    prefill_chunk_size: int = PREFILL_CHUNK,
+    report: Report = lambda what, done: None,
 ) -> Conversion:
     """Writes an MLC model directory.
 
@@ -71,6 +77,7 @@ def convert(
         folder: The directory to make; it must not exist, or be empty.
         quantization: One of MLC's names, such as ``q4f16_1``.
         target: ``host``, or another machine that the library is for.
+        prefill_chunk_size: Most tokens of one evaluation; activations take memory for as many.
         report: Told how far it is.
 
     Raises:
@@ -82,10 +89,12 @@ def convert(
     """
     started = time.monotonic()
     q, machine = quantization_of(quantization), machine_of(target)
+    if prefill_chunk_size < 1:
+        raise InvalidArgumentError(f"a chunk of {prefill_chunk_size} tokens cannot be: give at least 1")
     _check_tools(machine)
     report("reading", 0.0)
-    opened = open_source(source, PREFILL_CHUNK)
-    _check_sizes(opened, q)
+    opened = open_source(source, prefill_chunk_size)
+    _check_sizes(opened)
     with _new_directory(folder, _expected_bytes(opened.config, q)) as partial:
         library = partial / ("model.so" if machine.shared else "model.tar")
         with _compiler(library, opened.config, q, machine) as wait_for_library:
@@ -96,7 +105,7 @@ def convert(
         _write_config(partial, opened, q, files)
         verify_shards(partial)
         report("verifying", 0.8)
-        verification = verify_logits(partial, opened, q, machine)
+        verification = verify_values(partial, opened, q, machine)
         library_bytes = library.stat().st_size
     report("done", 1.0)
     return Conversion(
@@ -130,15 +139,13 @@ def _check_tools(machine: Machine) -> None:
         raise InvalidArgumentError("there is no compiler here to link the library with: install g++ or clang")
 
 
-def _check_sizes(source: Source, q: Quantization) -> None:
+def _check_sizes(source: Source) -> None:
     c = source.config
     if c.head_dim % 2 or c.num_attention_heads % c.num_key_value_heads:
         raise ModelError(
-            f"{source.path}: {c.num_attention_heads} heads of {c.head_dim} values over {c.num_key_value_heads} of K and V "
-            "cannot be"
+            f"{source.path}: {c.num_attention_heads} heads of {c.head_dim} values, and {c.num_key_value_heads} of K and "
+            "V, cannot be"
         )
-    if q.dtype == "float16" and c.model_type == "gemma" and c.hidden_size < 64:
-        raise ModelError(f"{source.path}: the model is too small")
 
 
 def _expected_bytes(config: ModelConfig, q: Quantization) -> int:

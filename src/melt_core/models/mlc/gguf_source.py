@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from melt_core.errors import MissingExtraError, ModelError
+from melt_core.models.mlc.chat import conversation_template
 from melt_core.models.mlc.config import ARCHITECTURES, ModelConfig
 from melt_core.models.mlc.source import Chat, FloatArray, Part, Source
 
@@ -70,7 +71,10 @@ class GgufSource(Source):
             raise ModelError(f"{path} has experts: only dense models can be converted for MLC")
         n_heads, size = int(needed("attention.head_count")), int(needed("embedding_length"))
         context = int(needed("context_length"))
-        if self.key(f"{architecture}.rope.scaling.type", "none") not in ("none", "") or "rope_freqs.weight" in self._tensors:
+        if (
+            self.key(f"{architecture}.rope.scaling.type", "none") not in ("none", "")
+            or "rope_freqs.weight" in self._tensors
+        ):
             raise ModelError(f"{path} stretches its positions: convert it from the original (safetensors)")
         embeddings = self._tensors.get("token_embd.weight")
         if embeddings is None:
@@ -93,7 +97,9 @@ class GgufSource(Source):
 
     def _read_chat(self) -> Chat:
         eos = self.key("tokenizer.ggml.eos_token_id")
-        return Chat(bos=self.key("tokenizer.ggml.bos_token_id"), eos=() if eos is None else (int(eos),))
+        stops = () if eos is None else (int(eos),)
+        template = conversation_template(self.key("tokenizer.chat_template"), stops)
+        return Chat(bos=self.key("tokenizer.ggml.bos_token_id"), eos=stops, template=template)
 
     def tensor(self, name: str) -> FloatArray:
         """See the base class."""

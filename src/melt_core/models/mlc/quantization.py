@@ -1,7 +1,7 @@
 """MLC's group quantisation: what its names mean, and the arithmetic in NumPy.
 
-``q4f16_1``: 4 bits a weight, the model computes in float16, weights lie as [n, k] ("_1"). A group of 32 weights of a row
-(40 of 3 bits) shares a scale of the model's type; 8 weights (10) lie in a word of 32 bits, the first in its lowest bits.
+``q4f16_1``: 4 bits a weight, the model computes in float16, weights lie as [n, k] ("_1"). A group of 32 weights of a
+row (40 of 3 bits) shares a scale of the model's type; 8 weights (10) lie in a word of 32 bits, the first lowest.
 Values are symmetric: (q - max_int) * scale, max_int = 2^(bits-1) - 1 (mlc_llm/quantization/group_quantization.py).
 """
 
@@ -70,9 +70,9 @@ def quantization_of(name: str) -> Quantization:
 def quantize(weight: NDArray[np.float32], to: Quantization) -> tuple[NDArray[np.uint32], NDArray[np.floating]]:
     """Returns the words [n, n_words] uint32 and scales [n, n_groups] of a matrix [n, k]."""
     n, k = weight.shape
-    groups = np.zeros((n, to.n_groups(k) * to.group), np.float32)
-    groups[:, :k] = weight.astype(to.dtype)
-    groups = groups.reshape(n, -1, to.group)
+    padded = np.zeros((n, to.n_groups(k) * to.group), np.float32)
+    padded[:, :k] = weight.astype(to.dtype)
+    groups = padded.reshape(n, -1, to.group)
     scales = (np.abs(groups).max(axis=-1) / to.max_int).astype(to.dtype)
     # A group of zeros has the scale 0, whose reciprocal stands for nothing: its weights become max_int, which is 0.
     divisor = np.where(scales == 0, 1, scales.astype(np.float32))[..., None]

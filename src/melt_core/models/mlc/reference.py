@@ -67,7 +67,8 @@ class Reference:
         cos, sin = (np.concatenate([f(angles)] * 2, -1)[:, None] for f in (np.cos, np.sin))
         half = self.config.head_dim // 2
         turned = x * cos + np.concatenate([-x[..., half:], x[..., :half]], -1) * sin
-        return turned.astype(np.float32)
+        rotated: FloatArray = turned.astype(np.float32)
+        return rotated
 
     def _attention(self, i: int, x: FloatArray, first: int) -> FloatArray:
         c = self.config
@@ -106,7 +107,10 @@ def frequencies(config: ModelConfig) -> FloatArray:
 
 
 def _activated(x: FloatArray, activation: str) -> FloatArray:
+    values: FloatArray
     if activation == "silu":
-        return x / (1 + np.exp(-x))
-    inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x**3)
-    return np.float32(0.5) * x * (1 + np.tanh(inner))
+        values = x / (1 + np.exp(-x))
+    else:
+        inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x**3)
+        values = np.float32(0.5) * x * (1 + np.tanh(inner))
+    return values

@@ -107,4 +107,5 @@ def _in_order(values: FloatArray, n_heads: int) -> FloatArray:
     if len(values) % (2 * n_heads):
         raise ModelError(f"a projection of {len(values)} rows cannot be of {n_heads} heads")
     pairs = values.reshape(n_heads, len(values) // n_heads // 2, 2, *values.shape[1:])
-    return pairs.swapaxes(1, 2).reshape(values.shape)
+    ordered: FloatArray = pairs.swapaxes(1, 2).reshape(values.shape)
+    return ordered

@@ -1,7 +1,7 @@
 """Attention over the pages of TVM's KV cache: the functions that `paged_attention_kv_cache_create` is given.
 
-Signatures are those of tvm/relax/frontend/nn/llm (0.27). Softmax runs along as keys come, 16 positions at a time, so that
-scores are never stored; a page holds 16 positions. Rotation happens before (`rope`), so `rotary_mode` is not looked at.
+Signatures are those of tvm/relax/frontend/nn/llm (0.27). Softmax runs along as keys come, 16 positions at a time, so
+that scores are never stored; a page holds 16 positions. Rotation happens before, in `rope`: `rotary_mode` is not read.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tvm import tirx
+from tvm.tirx.script import builder as T  # noqa: N812 (the name that TVM gives it)
+
 from melt_core.models.mlc.compiler.tir import (
-    T,
     argument,
     blocks,
     const,
@@ -25,7 +27,6 @@ from melt_core.models.mlc.compiler.tir import (
     splat,
     store,
     sum_lanes,
-    tirx,
     vector_type,
 )
 from melt_core.models.mlc.targets import Machine

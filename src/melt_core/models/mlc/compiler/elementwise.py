@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from tvm import tirx
+from tvm.tirx.script import builder as T  # noqa: N812 (the name that TVM gives it)
+
 from melt_core.models.mlc.compiler.tir import (
-    T,
     argument,
     blocks,
     const,
@@ -20,7 +22,6 @@ from melt_core.models.mlc.compiler.tir import (
     store,
     store_f32,
     sum_lanes,
-    tirx,
 )
 from melt_core.models.mlc.quantization import Quantization
 from melt_core.models.mlc.targets import Machine

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from tvm import tirx
+from tvm.tirx.script import builder as T  # noqa: N812 (the name that TVM gives it)
+
 from melt_core.models.mlc.compiler.product import Product
 from melt_core.models.mlc.compiler.tir import (
-    T,
     blocks,
     cast,
     const,
@@ -22,7 +24,6 @@ from melt_core.models.mlc.compiler.tir import (
     reinterpret,
     splat,
     store,
-    tirx,
     workspace,
 )
 from melt_core.models.mlc.quantization import Quantization

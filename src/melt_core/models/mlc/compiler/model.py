@@ -13,12 +13,13 @@ import tvm
 from tvm import relax, tirx
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
-from tvm.relax.frontend.nn.llm import kv_cache as stock
+from tvm.relax.frontend.nn.llm import kv_cache as stock  # names with _ too: MLC's own users take them from there
 from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache
 
 from melt_core.models.mlc.compiler import attention, elementwise
-from melt_core.models.mlc.compiler.gemm import Product, gemm
+from melt_core.models.mlc.compiler.gemm import gemm
 from melt_core.models.mlc.compiler.gemv import gemv
+from melt_core.models.mlc.compiler.product import Product
 from melt_core.models.mlc.config import ModelConfig
 from melt_core.models.mlc.quantization import Quantization
 from melt_core.models.mlc.targets import Machine
@@ -74,7 +75,7 @@ class Matrix(nn.Module):  # type: ignore[misc]
         added = [each for each in (self.bias, stream) if each is not None]
         shapes = [(self.n,)] * (self.bias is not None) + [("m", self.n)] * (stream is not None)
         tail, out = tuple(y_tail) or (self.n,), out_dtype or b.q.dtype
-        product = Product(self.n, self.k, b.q, out, tuple(int(v) for v in x.shape[1:]), tail, shapes)
+        product = Product(self.n, self.k, b.q, out, tail, shapes)
         make, kind = (gemv, "gemv") if is_one_token(x) else (gemm, "gemm")
         name = f"{b.q.name.partition('f')[0] + '_' if b.q.bits else ''}NT_{kind}{'_add' * len(added)}_{self.n}x{self.k}"
         function = b.kernel((kind, product.key), lambda: make(product, b.machine))
@@ -136,11 +137,12 @@ class Layer(nn.Module):  # type: ignore[misc]
 
 
 def _attend(cache: PagedKVCache, layer: int, qkv: Tensor, c: ModelConfig) -> Tensor:
-    """Attention over the cache; unlike the frontend's function, it leaves shapes as they are."""
+    """Returns attention over the cache as [tokens, heads * size]; the frontend's own function reshapes more often."""
     out = relax.TensorType((qkv.shape[0], c.num_attention_heads, c.head_dim), qkv.dtype)
     arguments = [cache._expr, relax.prim_value(layer), relax.prim_value(c.head_dim**-0.5), qkv._expr]
     call = relax.call_dps_packed("vm.builtin.attention_kv_cache_attention_with_fused_qkv", arguments, out_ty=out)
-    return Tensor(_expr=relax.BlockBuilder.current().emit(call))
+    mixed = Tensor(_expr=relax.BlockBuilder.current().emit(call))
+    return op.reshape(mixed, (qkv.shape[0], c.num_attention_heads * c.head_dim))
 
 
 class Stack(nn.Module):  # type: ignore[misc]

@@ -12,7 +12,7 @@ from melt_core.models.mlc.quantization import Quantization
 class Product:
     """One product: sizes, weights and the shapes of what goes in and out.
 
-    `tails` are the shapes of x, y and each added tensor without the tokens' axis.
+    `y_tail` is the shape of y without the tokens' axis; in the shapes of what is added, "m" stands for that axis.
     """
 
     def __init__(
@@ -21,12 +21,11 @@ class Product:
         k: int,
         q: Quantization,
         out_dtype: str,
-        x_tail: Sequence[int],
         y_tail: Sequence[int],
         added: Sequence[Sequence[int | str]],
     ) -> None:
         self.n, self.k, self.q, self.out_dtype = n, k, q, out_dtype
-        self.x_tail, self.y_tail, self.added = tuple(x_tail), tuple(y_tail), added
+        self.y_tail, self.added = tuple(y_tail), added
 
     def arguments(self, m: Any) -> tuple[Any, list[Any], list[Any], Any]:
         """Declares all tensors for `m` tokens; returns views of x, of the weights, of what is added, and of y."""
@@ -36,7 +35,7 @@ class Product:
             if q.bits
             else [((self.n, self.k), q.dtype)]
         )
-        found = [argument("x", (m, *self.x_tail), q.dtype)]
+        found = [argument("x", (m, self.k), q.dtype)]
         found += [argument(f"w{i}", shape, dtype) for i, (shape, dtype) in enumerate(weights)]
         found += [
             argument(f"added{i}", [m if axis == "m" else axis for axis in shape], q.dtype)
@@ -56,4 +55,4 @@ class Product:
     @property
     def key(self) -> tuple[Any, ...]:
         """What makes two products the same kernel."""
-        return (self.n, self.k, self.out_dtype, self.x_tail, self.y_tail, tuple(self.added))
+        return (self.n, self.k, self.out_dtype, self.y_tail, tuple(self.added))

@@ -26,7 +26,9 @@ def logits_of(folder: Path, ids: list[int], n_prefill: int) -> Any:
     params = [tvm.runtime.tensor(np.ascontiguousarray(stored[name])) for name in names]
     shape, builtin = tvm.runtime.ShapeTuple, tvm.get_global_func
     total = -(-len(ids) // 16) * 16 + 16
-    cache = machine["create_tir_paged_kv_cache"](shape([1]), shape([total]), shape([n_prefill]), shape([16]), shape([0]))
+    cache = machine["create_tir_paged_kv_cache"](
+        shape([1]), shape([total]), shape([n_prefill]), shape([16]), shape([0])
+    )
     builtin("vm.builtin.kv_state_add_sequence")(cache, 0)
 
     def evaluate(function: str, part: list[int]) -> Any:
