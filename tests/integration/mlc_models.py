@@ -20,11 +20,16 @@ COMPILE_TIMEOUT_S = 240
 
 
 @pytest.fixture(scope="session")
-def mlc_compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Returns a function from a quantisation (or "opencl") to the model directory; made on first use."""
+def mlc_packages() -> None:
+    """Skips where the extra is not installed."""
     for package in ("tvm", "tvm_ffi", "gguf", "tokenizers"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install 'melt_core[mlc]'")
+
+
+@pytest.fixture(scope="session")
+def mlc_compiled(mlc_packages: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Returns a function from a quantisation (or "opencl") to the model directory; made on first use."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent  # each process has a folder of its own in there

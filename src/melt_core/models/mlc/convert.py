@@ -142,10 +142,8 @@ def _check_tools(machine: Machine) -> None:
 def _check_sizes(source: Source) -> None:
     c = source.config
     if c.head_dim % 2 or c.num_attention_heads % c.num_key_value_heads:
-        raise ModelError(
-            f"{source.path}: {c.num_attention_heads} heads of {c.head_dim} values, and {c.num_key_value_heads} of K and "
-            "V, cannot be"
-        )
+        heads = f"{c.num_attention_heads} heads of {c.head_dim} values, and {c.num_key_value_heads} of K and V"
+        raise ModelError(f"{source.path}: {heads} cannot be")
 
 
 def _expected_bytes(config: ModelConfig, q: Quantization) -> int:

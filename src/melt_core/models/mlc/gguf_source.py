@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from melt_core.errors import MissingExtraError, ModelError
+from melt_core.errors import ModelError
 from melt_core.models.mlc.chat import conversation_template
 from melt_core.models.mlc.config import ARCHITECTURES, ModelConfig
+from melt_core.models.mlc.gguf_header import GgufHeader
 from melt_core.models.mlc.source import Chat, FloatArray, Part, Source
 
 #: MLC's last parts of a name in a layer -> GGUF's.
@@ -38,22 +39,10 @@ class GgufSource(Source):
             MissingExtraError: The package ``gguf`` is not installed.
             ModelError: The file is damaged, or of an architecture that cannot be converted.
         """
-        try:
-            import gguf
-        except ImportError as error:
-            raise MissingExtraError("gguf", extra="mlc") from error
-        self._gguf = gguf
-        try:
-            reader = gguf.GGUFReader(path)
-            self.keys: dict[str, Any] = {name: _Lazy(field) for name, field in reader.fields.items()}
-            self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-        except Exception as error:  # the package checks little: what a damaged file raises is of any class
-            raise ModelError(f"{path} cannot be read as GGUF: {error}") from error
+        self._header = GgufHeader(path)
+        self.key = self._header.key
+        self._tensors = {tensor.name: tensor for tensor in self._header.tensors}
         super().__init__(path, self._read_config(path, prefill_chunk_size), self._read_chat())
-
-    def key(self, name: str, default: Any = None) -> Any:
-        """Returns a key of the header."""
-        return self.keys[name].value() if name in self.keys else default
 
     def _read_config(self, path: Path, prefill_chunk_size: int) -> ModelConfig:
         architecture = self.key("general.architecture")
@@ -107,7 +96,7 @@ class GgufSource(Source):
         if found is None:
             raise ModelError(f"{self.path} lacks the tensor {name}")
         try:
-            values = self._gguf.dequantize(found.data, found.tensor_type)
+            values = self._header.dequantize(found.data, found.tensor_type)
         except Exception as error:  # of any class, as above
             raise ModelError(f"{self.path}: the tensor {name} cannot be unpacked: {error}") from error
         shape = [int(extent) for extent in reversed(found.shape)]
@@ -134,14 +123,4 @@ class GgufSource(Source):
         """See the base class."""
         from melt_core.models.mlc.gguf_tokenizer import write_tokenizer
 
-        return write_tokenizer(self, folder)
-
-
-class _Lazy:
-    """A key that is decoded when asked for: vocabularies are long."""
-
-    def __init__(self, field: Any) -> None:
-        self._field = field
-
-    def value(self) -> Any:
-        return self._field.contents()
+        return write_tokenizer(self._header, folder)

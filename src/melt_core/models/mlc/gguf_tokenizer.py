@@ -7,12 +7,10 @@ SentencePiece ("llama"), whose merges follow from the scores of its pieces.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from melt_core.errors import MissingExtraError, ModelError
-
-if TYPE_CHECKING:
-    from melt_core.models.mlc.gguf_source import GgufSource
+from melt_core.models.mlc.gguf_header import GgufHeader
 
 FILE_NAME = "tokenizer.json"
 
@@ -34,14 +32,14 @@ _SPLITS = {
 }
 
 
-def write_tokenizer(source: GgufSource, folder: Path) -> list[str]:
+def write_tokenizer(header: GgufHeader, folder: Path) -> list[str]:
     """Writes the tokenizer and returns its files; none if the file has no vocabulary.
 
     Raises:
         MissingExtraError: The package ``tokenizers`` is not installed.
         ModelError: The vocabulary is of a kind that cannot be written.
     """
-    kind = source.key("tokenizer.ggml.model", "none")
+    kind = header.key("tokenizer.ggml.model", "none")
     if kind in ("none", "no_vocab"):
         return []
     try:
@@ -50,25 +48,25 @@ def write_tokenizer(source: GgufSource, folder: Path) -> list[str]:
         raise MissingExtraError("tokenizers", extra="mlc") from error
     makers = {"gpt2": _byte_level, "llama": _sentence_piece}
     if kind not in makers:
-        raise ModelError(f"{source.path}: a tokenizer of the kind {kind} cannot be converted for MLC")
-    tokens: list[str] = source.key("tokenizer.ggml.tokens")
-    types: list[int] = source.key("tokenizer.ggml.token_type", [1] * len(tokens))
-    tokenizer = makers[kind](tokenizers, source, tokens, types)
+        raise ModelError(f"{header.path}: a tokenizer of the kind {kind} cannot be converted for MLC")
+    tokens: list[str] = header.key("tokenizer.ggml.tokens")
+    types: list[int] = header.key("tokenizer.ggml.token_type", [1] * len(tokens))
+    tokenizer = makers[kind](tokenizers, header, tokens, types)
     for wanted, add in ((_CONTROL, tokenizer.add_special_tokens), (_USER_DEFINED, tokenizer.add_tokens)):
         found = [token for token, each in zip(tokens, types, strict=True) if each == wanted]
         add([tokenizers.AddedToken(token, normalized=False, special=wanted == _CONTROL) for token in found])
-    _add_special(tokenizers, tokenizer, source, tokens)
+    _add_special(tokenizers, tokenizer, header, tokens)
     tokenizer.save(str(folder / FILE_NAME))
     return [FILE_NAME]
 
 
-def _byte_level(tokenizers: Any, source: GgufSource, tokens: list[str], types: list[int]) -> Any:
-    split = _SPLITS.get(source.key("tokenizer.ggml.pre", "default"))
+def _byte_level(tokenizers: Any, header: GgufHeader, tokens: list[str], types: list[int]) -> Any:
+    split = _SPLITS.get(header.key("tokenizer.ggml.pre", "default"))
     if split is None:
         raise ModelError(
-            f"{source.path}: text is split by rules called {source.key('tokenizer.ggml.pre')}, which are not known here"
+            f"{header.path}: text is split by rules called {header.key('tokenizer.ggml.pre')}, which are not known here"
         )
-    merges = [tuple(merge.split(" ", 1)) for merge in source.key("tokenizer.ggml.merges", [])]
+    merges = [tuple(merge.split(" ", 1)) for merge in header.key("tokenizer.ggml.merges", [])]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     tokenizer = tokenizers.Tokenizer(
         tokenizers.models.BPE(vocab=vocabulary, merges=merges, ignore_merges=split == _LLAMA3)
@@ -86,9 +84,9 @@ def _byte_level(tokenizers: Any, source: GgufSource, tokens: list[str], types: l
     return tokenizer
 
 
-def _sentence_piece(tokenizers: Any, source: GgufSource, tokens: list[str], types: list[int]) -> Any:
+def _sentence_piece(tokenizers: Any, header: GgufHeader, tokens: list[str], types: list[int]) -> Any:
     """BPE over pieces: two neighbours are merged if their union is a piece, the one with the highest score first."""
-    scores: list[float] = source.key("tokenizer.ggml.scores")
+    scores: list[float] = header.key("tokenizer.ggml.scores")
     vocabulary = {token: number for number, token in enumerate(tokens)}
     merges = []
     for number, token in enumerate(tokens):
@@ -99,13 +97,13 @@ def _sentence_piece(tokenizers: Any, source: GgufSource, tokens: list[str], type
             if left in vocabulary and right in vocabulary:
                 merges.append((-scores[number], vocabulary[left], vocabulary[right], left, right))
     merges.sort()
-    unknown = source.key("tokenizer.ggml.unknown_token_id", 0)
+    unknown = header.key("tokenizer.ggml.unknown_token_id", 0)
     pairs = [(left, right) for *_, left, right in merges]
     model = tokenizers.models.BPE(
         vocab=vocabulary, merges=pairs, unk_token=tokens[unknown], fuse_unk=True, byte_fallback=True
     )
     tokenizer = tokenizers.Tokenizer(model)
-    prefix = source.key("tokenizer.ggml.add_space_prefix", True)
+    prefix = header.key("tokenizer.ggml.add_space_prefix", True)
     space = "▁"  # SentencePiece's mark of a space
     normalizers, decoders = tokenizers.normalizers, tokenizers.decoders
     steps = [normalizers.Prepend(space)] if prefix else []
@@ -115,11 +113,12 @@ def _sentence_piece(tokenizers: Any, source: GgufSource, tokens: list[str], type
     return tokenizer
 
 
-def _add_special(tokenizers: Any, tokenizer: Any, source: GgufSource, tokens: list[str]) -> None:
+def _add_special(tokenizers: Any, tokenizer: Any, header: GgufHeader, tokens: list[str]) -> None:
     """Lets the tokenizer put the first token before each text, where the model wants it."""
-    is_sentence_piece = source.key("tokenizer.ggml.model") == "llama"
-    bos = source.key("tokenizer.ggml.bos_token_id")
-    if bos is None or not source.key("tokenizer.ggml.add_bos_token", is_sentence_piece):
+    # What llama.cpp takes where the file does not say (llama-vocab.cpp).
+    usual = header.key("tokenizer.ggml.model") == "llama" or header.key("tokenizer.ggml.pre") in ("llama-bpe", "llama3")
+    bos = header.key("tokenizer.ggml.bos_token_id")
+    if bos is None or not header.key("tokenizer.ggml.add_bos_token", usual):
         return
     token = tokens[bos]
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(

@@ -29,15 +29,31 @@ def argument(name: str, shape: Sequence[Any], dtype: str, *, offset: bool = Fals
     return T.match_buffer(handle, tuple(shape), dtype, **options)
 
 
-def flat(*buffers: Any) -> list[Any]:
-    """Returns views with one axis of buffers that begin where their memory does. Comes after all arguments."""
-    views = []
-    for buffer in buffers:
-        size = const(1, "int64")
-        for extent in buffer.shape:
-            size = size * extent
-        views.append(T.decl_buffer((size,), buffer.dtype, data=buffer.data))
-    return views
+class Flat:
+    """A buffer that is addressed by one index, row-major: the one of its last axis, which may run on into other rows.
+
+    (A declared view with one axis would say the same, but TVM 0.27 cannot rename functions with one, as it does for
+    libraries that an app links.)
+    """
+
+    def __init__(self, buffer: Any) -> None:
+        self.buffer, self.dtype = buffer, buffer.dtype
+        self._first = [0] * (len(buffer.shape) - 1)
+
+    def place(self, index: Any) -> list[Any]:
+        """Returns the buffer's own indices of an index."""
+        return [*self._first, index]
+
+
+def flat(*buffers: Any) -> list[Flat]:
+    """Returns buffers to be addressed by one index; they begin where their memory does."""
+    return [Flat(buffer) for buffer in buffers]
+
+
+def place_of(buffer: Any, index: Any, lanes: int, stride: Any = 1) -> tuple[Any, list[Any]]:
+    """Returns the buffer and the indices of `lanes` values."""
+    index = index if lanes == 1 else tirx.Ramp(index, stride, lanes)
+    return (buffer.buffer, buffer.place(index)) if isinstance(buffer, Flat) else (buffer, [index])
 
 
 def blocks(name: str) -> Any:
@@ -94,7 +110,7 @@ def cast(value: Any, dtype: str, lanes: int) -> Any:
 
 def load(buffer: Any, index: Any, lanes: int = 1, *, stride: Any = 1) -> Any:
     """Returns `lanes` values of a flat buffer, `stride` apart."""
-    return tirx.BufferLoad(buffer, [index if lanes == 1 else tirx.Ramp(index, stride, lanes)])
+    return tirx.BufferLoad(*place_of(buffer, index, lanes, stride))
 
 
 def load_f32(buffer: Any, index: Any, lanes: int = 1, *, stride: Any = 1) -> Any:
@@ -105,7 +121,8 @@ def load_f32(buffer: Any, index: Any, lanes: int = 1, *, stride: Any = 1) -> Any
 
 def store(buffer: Any, index: Any, value: Any, lanes: int = 1) -> None:
     """Writes float32 lanes, or values of the buffer's own type, to a flat buffer."""
-    T.buffer_store(buffer, value, [index if lanes == 1 else tirx.Ramp(index, 1, lanes)])
+    whole, place = place_of(buffer, index, lanes)
+    T.buffer_store(whole, value, place)
 
 
 def store_f32(buffer: Any, index: Any, value: Any, lanes: int = 1) -> None:
