@@ -143,6 +143,20 @@ def test_the_command_says_what_it_checked(cli: Callable[..., Outcome], tmp_path:
     assert values["bits_per_weight"] == pytest.approx(4.5, abs=0.1)
 
 
+def test_inspect_predicts_memory(mlc_packed: Path, cli: Callable[..., Outcome], tmp_path: Path) -> None:
+    done = cli("models", "inspect", mlc_packed, "--ctx", 256, "--json")
+    assert done.code == 0, done.err
+    values = json.loads(done.out)
+    sizes = {row["category"]: row["bytes"] for row in values["memory"]["categories"]}
+    with melt.load(mlc_packed, runtime="mlc", n_threads=1, n_ctx=256) as llm:
+        held = {part.category: part.bytes for part in llm.info.memory}
+    assert (sizes["weights"], sizes["kv"]) == (held["weights"], held["kv"])
+    assert sizes["compute"] > 0
+    assert values["n_tensors"] == 2 * (1 + 4 * 2) + 2 * 2 + 1
+    assert "llama, q4f32_1, for the MLC runtime" in cli("models", "inspect", mlc_packed).out
+    assert "does not exist" in cli("models", "inspect", tmp_path).err
+
+
 # Checked
 
 

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHARD_BYTES = 32 << 20
-CACHE_NAME = "tensor-cache.json"
+#: What the list of shards is called: now, and in older directories.
+CACHE_NAMES = ("tensor-cache.json", "ndarray-cache.json")
+CACHE_NAME = CACHE_NAMES[0]
 
 
 class ShardWriter:
@@ -81,7 +83,7 @@ class ShardWriter:
 
 def read_parameters(folder: Path) -> dict[str, NDArray[Any]]:
     """Returns the parameters of a directory by name, as they lie in the files (bfloat16 widened to float32)."""
-    names = [folder / name for name in (CACHE_NAME, "ndarray-cache.json")]
+    names = [folder / name for name in CACHE_NAMES]
     cache = json.loads(next(path for path in names if path.exists()).read_text(encoding="utf-8"))
     found: dict[str, NDArray[Any]] = {}
     for shard in cache["records"]:
