@@ -23,6 +23,7 @@ def add_convert_parser(actions: Any) -> None:
     parser.add_argument("--runtime", choices=("mlc",), required=True, help="the runtime to convert for")
     parser.add_argument("--quant", choices=QUANTIZATIONS, required=True, help="how weights are stored")
     parser.add_argument("--target", choices=TARGETS, default="host", help="the machine it is for (default: this one)")
+    parser.add_argument("--linker", metavar="PROGRAM", default="", help="a compiler that links for the target")
     parser.add_argument("-o", "--output", metavar="DIR", required=True, help="the directory to make")
     parser.add_argument(
         "--chunk", type=int, metavar="N", default=2048, help="most tokens of one evaluation (default: 2048)"
@@ -43,6 +44,7 @@ def run_convert(args: argparse.Namespace) -> int:
             Path(args.output),
             quantization=args.quant,
             target=args.target,
+            linker=args.linker,
             prefill_chunk_size=args.chunk,
             report=progress.update,
         )

@@ -67,6 +67,7 @@ def convert(
     *,
     quantization: str,
     target: str = "host",
+    linker: str = "",
     prefill_chunk_size: int = PREFILL_CHUNK,
     report: Report = lambda what, done: None,
 ) -> Conversion:
@@ -77,6 +78,8 @@ def convert(
         folder: The directory to make; it must not exist, or be empty.
         quantization: One of MLC's names, such as ``q4f16_1``.
         target: ``host``, or another machine that the library is for.
+        linker: A compiler that links for the target, such as NDK's ``aarch64-linux-android28-clang++``; without one,
+            targets other than Linux give an archive of objects.
         prefill_chunk_size: Most tokens of one evaluation; activations take memory for as many.
         report: Told how far it is.
 
@@ -88,7 +91,7 @@ def convert(
         StorageError: The system refused to write, or there is not enough space.
     """
     started = time.monotonic()
-    q, machine = quantization_of(quantization), machine_of(target)
+    q, machine = quantization_of(quantization), machine_of(target, linker)
     if prefill_chunk_size < 1:
         raise InvalidArgumentError(f"a chunk of {prefill_chunk_size} tokens cannot be: give at least 1")
     _check_tools(machine)
@@ -133,7 +136,7 @@ def _check_tools(machine: Machine) -> None:
     if machine.linker and shutil.which(machine.linker) is None:
         raise InvalidArgumentError(
             f"there is no {machine.linker} here to link for {machine.name}: install it "
-            "(Debian, Ubuntu: apt install g++-aarch64-linux-gnu)"
+            "(Debian, Ubuntu: apt install g++-aarch64-linux-gnu), or name a linker"
         )
     if not machine.linker and not any(shutil.which(each) for each in ("g++", "clang++", "gcc", "clang", "c++")):
         raise InvalidArgumentError("there is no compiler here to link the library with: install g++ or clang")
@@ -194,6 +197,8 @@ def _compiler(library: Path, config: ModelConfig, q: Quantization, machine: Mach
     """Starts the compiler beside the caller, and gives what waits for it. A process of its own can be ended."""
     command = [sys.executable, "-m", "melt_core.models.mlc.compiler", str(library)]
     request = {"config": config.to_json(), "quantization": q.name, "target": machine.name}
+    if not machine.is_host and machine.shared:
+        request["linker"] = machine.linker
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
 

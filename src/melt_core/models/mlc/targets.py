@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from melt_core.errors import InvalidArgumentError
@@ -70,15 +70,19 @@ _OTHERS = (
 TARGETS = ("host", *(machine.name for machine in _OTHERS))
 
 
-def machine_of(target: str) -> Machine:
-    """Returns the machine of a target's name.
+def machine_of(target: str, linker: str = "") -> Machine:
+    """Returns the machine of a target's name; with a linker of the caller's, its library is a shared one.
 
     Raises:
         InvalidArgumentError: There is no such target.
     """
     for machine in _OTHERS:
         if machine.name == target:
-            return machine
+            return replace(machine, linker=linker, shared=True) if linker else machine
+    if target == "host" and linker:
+        raise InvalidArgumentError(
+            "for this machine the library is linked by the compiler that is installed: no linker"
+        )
     if target != "host":
         raise InvalidArgumentError(f"there is no target {target!r}: choose one of {', '.join(TARGETS)}")
     system = "linux-gnu" if sys.platform.startswith("linux") else "apple-darwin"

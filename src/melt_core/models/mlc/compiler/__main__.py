@@ -16,7 +16,7 @@ def main() -> int:
     """Compiles what standard input describes. Returns the exit code."""
     request = json.load(sys.stdin)
     config, quantization = ModelConfig(**request["config"]), quantization_of(request["quantization"])
-    compile_library(Path(sys.argv[1]), config, quantization, machine_of(request["target"]))
+    compile_library(Path(sys.argv[1]), config, quantization, machine_of(request["target"], request.get("linker", "")))
     return 0
 
 

@@ -20,6 +20,7 @@ from melt_core.models.mlc.compiler.tir import (
     load_f32,
     local,
     max_lanes,
+    prefetch,
     pure,
     reinterpret,
     segments,
@@ -33,6 +34,8 @@ from melt_core.models.mlc.quantization import Quantization
 from melt_core.models.mlc.targets import Machine
 
 ROWS = 4
+#: How many blocks of rows ahead memory is asked for: processors look ahead too, but stop at the end of a page.
+PREFETCH_BLOCKS = 4
 
 
 def gemv(product: Product, machine: Machine) -> Any:
@@ -56,19 +59,35 @@ def _dense(p: Product, machine: Machine, x: Any, w: list[Any], added: list[Any],
 
 
 def _dense_rows(x: Any, w: Any, sums: Any, rows: list[Any], k: int, lanes: int) -> None:
+    parts = []
     for first, count, width in segments(k, lanes):
-        acc = local(ROWS * width, "float32")
-        for r in range(ROWS):
-            store(acc, r * width, splat(0.0, width), width)
+        acc = _zeros(width)
+        parts.append((width, acc))
         with T.serial(count) as step:
             at = first + step * width
             xs = T.Bind(load_f32(x, at, width))
             for r, row in enumerate(rows):
                 old = load(acc, r * width, width)
                 store(acc, r * width, old + xs * load_f32(w, row * k + at, width), width)
-        for r in range(ROWS):
-            total = sum_lanes(load(acc, r * width, width), width)
-            store(sums, r, total if first == 0 else load(sums, r) + total)
+    _add_up(parts, sums)
+
+
+def _zeros(width: int) -> Any:
+    """Allocates a vector of sums for each row."""
+    acc = local(ROWS * width, "float32")
+    for r in range(ROWS):
+        store(acc, r * width, splat(0.0, width), width)
+    return acc
+
+
+def _add_up(parts: list[tuple[int, Any]], sums: Any) -> None:
+    """Adds the lanes of each row's sums, which were kept in vectors of falling width."""
+    for r in range(ROWS):
+        lanes, total = parts[0][0], load(parts[0][1], r * parts[0][0], parts[0][0])
+        for width, acc in parts[1:]:
+            total = sum_lanes(total, lanes, down_to=width) + load(acc, r * width, width)
+            lanes = width
+        store(sums, r, sum_lanes(total, lanes))
 
 
 class PackedInput:
@@ -104,21 +123,20 @@ def _packed(p: Product, machine: Machine, x: Any, w: list[Any], added: list[Any]
 def _packed_rows(p: Product, packed: PackedInput, w: list[Any], sums: Any, rows: list[Any], lanes: int) -> None:
     q = p.q
     n_words, per_group = q.n_words(p.k), q.group // q.per_word
+    parts = []
     for first, count, width in segments(n_words, lanes):
-        acc = local(ROWS * width, "float32")
-        for r in range(ROWS):
-            store(acc, r * width, splat(0.0, width), width)
+        acc = _zeros(width)
+        parts.append((width, acc))
         with T.serial(count) as step:
             at = first + step * width
             scale = T.Bind(load(packed.scale, at, width))
             for r, row in enumerate(rows):
+                prefetch(w[0], (row + PREFETCH_BLOCKS * ROWS) * n_words + at)
                 words = T.Bind(load(w[0], row * n_words + at, width))
                 products = cast(_products(words, packed, at, width, q), "float32", width)
                 scales = _spread(w[1], row * q.n_groups(p.k) + tirx.floordiv(at, per_group), width, per_group)
                 store(acc, r * width, load(acc, r * width, width) + products * (scales * scale), width)
-        for r in range(ROWS):
-            total = sum_lanes(load(acc, r * width, width), width)
-            store(sums, r, total if first == 0 else load(sums, r) + total)
+    _add_up(parts, sums)
 
 
 def _spread(s: Any, at: Any, width: int, per_group: int) -> Any:

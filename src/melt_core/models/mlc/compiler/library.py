@@ -32,7 +32,9 @@ def compile_library(path: Path, config: ModelConfig, quantization: Quantization,
     if not machine.shared:
         built.export_library(str(path), fcompile=tar.tar)
     elif machine.linker:
-        built.export_library(str(path), fcompile=cc.cross_compiler(machine.linker))
+        built.export_library(
+            str(path), fcompile=cc.cross_compiler(machine.linker, get_target_triple=lambda: machine.triple)
+        )
     else:
         built.export_library(str(path))
 
@@ -89,7 +91,8 @@ def _pipeline(metadata: dict[str, Any]) -> Any:
                 passes.CallTIRRewrite(),
                 passes.StaticPlanBlockMemory(),
             ]
-            module = _with_metadata(tvm.transform.Sequential(plan)(module), metadata)
+            module = tvm.transform.Sequential(plan)(module)
+            module = add_metadata(module, metadata)
             finish = [
                 passes.LowerAllocTensor(),
                 passes.KillAfterLastUse(),
@@ -102,7 +105,7 @@ def _pipeline(metadata: dict[str, Any]) -> Any:
     return Lower()
 
 
-def _with_metadata(module: Any, metadata: dict[str, Any]) -> Any:
+def add_metadata(module: Any, metadata: dict[str, Any]) -> Any:
     """Adds ``_metadata``, with the bytes of the storage that each function's plan takes."""
     usage = {
         variable.name_hint: _planned_bytes(function)

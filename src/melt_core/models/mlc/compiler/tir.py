@@ -153,9 +153,17 @@ def effect(intrinsic: str, *operands: Any) -> None:
     T.evaluate(tirx.call_llvm_intrin("void", intrinsic, *operands))
 
 
-def sum_lanes(value: Any, lanes: int) -> Any:
-    """Returns the sum of the float32 lanes, added as a tree."""
-    while lanes > 1:
+def prefetch(buffer: Any, index: Any) -> None:
+    """Asks for the cache line of a place in a buffer, which need not be within it."""
+    place = tirx.address_of(load(buffer, index))
+    T.evaluate(
+        tirx.call_intrin("void", "tirx.prefetch", place, const(0, "int32"), const(3, "int32"), const(1, "int32"))
+    )
+
+
+def sum_lanes(value: Any, lanes: int, down_to: int = 1) -> Any:
+    """Returns the sum of the float32 lanes, added as a tree, in as many lanes as are wanted."""
+    while lanes > down_to:
         lanes //= 2
         value = shuffle(value, range(lanes), 2 * lanes) + shuffle(value, range(lanes, 2 * lanes), 2 * lanes)
     return value
