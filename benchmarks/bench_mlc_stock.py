@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/bench_mlc_stock.py [--threads T] [--prompt N]
 
-The same q4f32_1 weights of the demo, two libraries: ours, and mlc_stock_model.py's. Exits 1 if decode or prefill is less
-than ten times as fast.
+The same q4f32_1 weights of the demo, two libraries: ours, and mlc_stock_model.py's. Exits 1 if decode or prefill is
+less than ten times as fast.
 """
 
 from __future__ import annotations

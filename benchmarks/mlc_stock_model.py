@@ -1,8 +1,8 @@
-"""A Llama as mlc_llm compiles it for a CPU, which it gives no schedules of its own: the comparison of bench_mlc_stock.py.
+"""A Llama as mlc_llm compiles it for a CPU, without schedules of its own: what bench_mlc_stock.py compares with.
 
     python mlc_stock_model.py FOLDER LIBRARY    # compiles for the q4f32_1 directory FOLDER
 
-Weights are unpacked, then multiplied (transposed, as MLC's passes do), both as TVM writes loops; attention is TVM's own.
+Weights are unpacked, then multiplied (transposed, as MLC's passes do), both as TVM writes loops; attention is TVM's.
 """
 
 from __future__ import annotations

@@ -115,23 +115,24 @@ def _packed(p: Product, machine: Machine, x: Any, w: list[Any], added: list[Any]
     with T.parallel(-(-p.n // ROWS)) as block, blocks("rows"):
         rows = [tirx.min(block * ROWS + r, p.n - 1) for r in range(ROWS)]
         sums = local(ROWS, "float32")
-        _packed_rows(p, packed, w, sums, rows, machine.lanes)
+        _packed_rows(p, packed, w, sums, rows, machine)
         for r, row in enumerate(rows):
             p.finish(y, 0, row, load(sums, r), added, 1)
 
 
-def _packed_rows(p: Product, packed: PackedInput, w: list[Any], sums: Any, rows: list[Any], lanes: int) -> None:
+def _packed_rows(p: Product, packed: PackedInput, w: list[Any], sums: Any, rows: list[Any], machine: Machine) -> None:
     q = p.q
     n_words, per_group = q.n_words(p.k), q.group // q.per_word
     parts = []
-    for first, count, width in segments(n_words, lanes):
+    for first, count, width in segments(n_words, machine.lanes):
         acc = _zeros(width)
         parts.append((width, acc))
         with T.serial(count) as step:
             at = first + step * width
             scale = T.Bind(load(packed.scale, at, width))
             for r, row in enumerate(rows):
-                prefetch(w[0], (row + PREFETCH_BLOCKS * ROWS) * n_words + at)
+                if machine.shared:  # TVM 0.27 cannot rename functions that take an address, as it does for archives
+                    prefetch(w[0], (row + PREFETCH_BLOCKS * ROWS) * n_words + at)
                 words = T.Bind(load(w[0], row * n_words + at, width))
                 products = cast(_products(words, packed, at, width, q), "float32", width)
                 scales = _spread(w[1], row * q.n_groups(p.k) + tirx.floordiv(at, per_group), width, per_group)

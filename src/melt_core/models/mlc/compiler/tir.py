@@ -153,9 +153,9 @@ def effect(intrinsic: str, *operands: Any) -> None:
     T.evaluate(tirx.call_llvm_intrin("void", intrinsic, *operands))
 
 
-def prefetch(buffer: Any, index: Any) -> None:
+def prefetch(buffer: Flat, index: Any) -> None:
     """Asks for the cache line of a place in a buffer, which need not be within it."""
-    place = tirx.address_of(load(buffer, index))
+    place = buffer.buffer.access_ptr("r", offset=index)
     T.evaluate(
         tirx.call_intrin("void", "tirx.prefetch", place, const(0, "int32"), const(3, "int32"), const(1, "int32"))
     )
