@@ -53,7 +53,7 @@ def test_a_gguf_file_gives_the_tokens_of_llama_cpp(architecture: str, vocabulari
     assert done.verification.weights_error == 0
 
 
-@pytest.mark.parametrize("vocabulary", ["gpt-2", "llama-bpe", "qwen2", "llama-spm"])
+@pytest.mark.parametrize("vocabulary", ["llama-bpe", "qwen2", "llama-spm"])
 def test_text_is_split_as_llama_cpp_splits_it(vocabulary: str, vocabularies: Path, tmp_path: Path) -> None:
     source = vocabularies / f"ggml-vocab-{vocabulary}.gguf"
     write_tokenizer(GgufHeader(source), tmp_path)
@@ -124,22 +124,20 @@ def test_group_quantisation_is_that_of_mlc(name: str, levels: int) -> None:
     assert len(np.unique(np.rint(found / np.where(step > 0, step, 1)))) <= levels
 
 
-@pytest.mark.parametrize("target", ["aarch64-linux-android", "arm64-apple-ios"])
-def test_archives_for_apps(target: str, tmp_path: Path) -> None:
-    source = write_source(tmp_path / "source")
-    done = convert(source, tmp_path / "model", quantization="q4f16_1", target=target)
-    assert (tmp_path / "model" / "model.tar").stat().st_size == done.library_bytes > 10_000
-    assert done.verification.reason == f"compiled for {target}: cannot run here"
+def test_an_archive_for_an_app(tmp_path: Path) -> None:
+    done = convert(write_source(tmp_path / "s"), tmp_path / "m", quantization="q4f16_1", target="arm64-apple-ios")
+    assert (tmp_path / "m" / "model.tar").stat().st_size == done.library_bytes > 10_000
+    assert done.verification.reason == "compiled for arm64-apple-ios: cannot run here"
     assert done.verification.kernels_error is None
 
 
 def test_the_command_says_what_it_checked(cli: Callable[..., Outcome], tmp_path: Path) -> None:
-    source = write_source(tmp_path / "source")
-    done = cli("models", "convert", source, "--runtime", "mlc", "--quant", "q4f16_1", "-o", tmp_path / "m", "--json")
+    command = ("models", "convert", write_source(tmp_path / "source"), "--runtime", "mlc", "--quant", "q4f16_1")
+    done = cli(*command, "--target", "aarch64-linux-android", "-o", tmp_path / "m", "--json")
     assert done.code == 0, done.err
     values = json.loads(done.out)
     assert values["n_params"] == 64 * (320 + 5) + 2 * 64 * (128 + 64 + 192 + 96)
-    assert values["verification"]["kernels_error"] < values["verification"]["bounds"]["kernels"]
+    assert 0 < values["verification"]["weights_error"] < values["verification"]["bounds"]["weights"]
     assert values["bits_per_weight"] == pytest.approx(4.5, abs=0.1)
 
 
@@ -166,14 +164,10 @@ def test_a_model_of_other_weights_is_found_out(mlc_plain: Path, tmp_path: Path) 
         verify_values(mlc_plain, other, quantization_of("q0f32"), machine_of("host"))
 
 
-def test_a_library_that_computes_something_else_is_found_out(mlc_copy: Path, tmp_path: Path) -> None:
-    # GIVEN a directory whose library belongs to a model with another base of rotation
-    source = write_source(tmp_path / "source", rope_theta=500.0)
-    convert(source, tmp_path / "other", quantization="q4f32_1")
-    shutil.copyfile(tmp_path / "other" / "model.so", mlc_copy / "model.so")
-    original = open_source(write_source(tmp_path / "original"), 64)
-    with pytest.raises(ModelError, match="its logits are off by"):
-        verify_values(mlc_copy, original, quantization_of("q4f32_1"), machine_of("host"))
+def test_a_library_that_computes_something_else_is_found_out(mlc_packed: Path, tmp_path: Path) -> None:
+    other = open_source(write_source(tmp_path / "other", rope_theta=100.0), 64)  # the same weights, turned faster
+    with pytest.raises(ModelError, match=r"its logits are off by .* against NumPy with the same weights"):
+        verify_values(mlc_packed, other, quantization_of("q4f32_1"), machine_of("host"))
 
 
 def test_a_damaged_shard_is_found_out(mlc_copy: Path) -> None:
