@@ -13,10 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import ROOT, verdict
-
-sys.path.insert(0, str(ROOT / "tests"))
-from fakes.numpy_llama import NumpyLlama, greedy
+from common import mlc_model, verdict
 
 PROMPT = [1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411, 407, 19712, 8182, 2]
 
@@ -24,24 +21,22 @@ PROMPT = [1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 3451
 def main() -> int:
     """Runs both and prints. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("model", type=Path, nargs="?", help="a model directory in q0f32")
+    parser.add_argument("model", type=Path, nargs="?", help="a model directory in q0f32 (default: the demo, converted)")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    if args.model is None:
-        print("skipped: name a model directory that is compiled for this machine")
-        return 0
-
+    model = args.model or mlc_model("q0f32")
     import melt_core as melt
+    from melt_core.models.mlc.verify import reference_of
 
     options = {"ignore_eos": True, "warmup": 0, "overhead_budget_s": 0, "keep_logits": True}
     with (
-        melt.load(args.model, runtime="mlc", n_threads=args.threads, n_ctx=512) as llm,
+        melt.load(model, runtime="mlc", n_threads=args.threads, n_ctx=512) as llm,
         melt.profile(llm, levels=("tokens",)) as prof,
     ):
         done = prof.run(PROMPT, max_tokens=args.tokens, **options)
     kept = prof.trace.metadata["logits"]
-    tokens, logits = greedy(NumpyLlama(args.model), PROMPT, args.tokens)
+    tokens, logits = reference_of(model).greedy(PROMPT, args.tokens)
     n_same = sum(a == b for a, b in zip(done.token_ids, tokens, strict=True))
     errors = [
         float(np.abs(np.array(values) - expected[ids]).max() / np.abs(expected).max())

@@ -9,8 +9,8 @@ gives one ratio; the figure is their median.
 
     .venv/bin/python benchmarks/bench_mlc_overhead.py [DIR] [--processes P] [--rounds R] [--threads 1,2]
 
-DIR is a model directory for the MLC runtime. Exits 1 if recording ops reaches less than 0.99 of the speed of the stock
-machine, or of the same session with recording off.
+DIR is a model directory for the MLC runtime; by default the demo, converted to q4f32_1. Exits 1 if
+recording ops reaches less than 0.99 of the speed of the stock machine, or of the same session with recording off.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import sys
 
 import numpy as np
 
-from common import build, median_interval, verdict
+from common import build, median_interval, mlc_model, verdict
 
 VARIANTS = ("stock", "stock copy", "set_instrument", "hooks off", "ops recorded")
 
@@ -38,10 +38,7 @@ def main() -> int:
     parser.add_argument("--prompt", type=int, default=64, help="tokens of the prefill")
     parser.add_argument("--threads", default="1,2")
     args = parser.parse_args()
-    if args.model is None:
-        print("skipped: name a model directory that is compiled for this machine")
-        return 0
-
+    model = args.model or str(mlc_model("q4f32_1"))
     folder = build("mlc_engine") / "benchmarks"
     build("bench_overhead")
     libraries = []
@@ -60,7 +57,7 @@ def main() -> int:
         for seed in range(args.processes):
             shown = f"{n_threads} threads: process {seed + 1}/{args.processes}"
             print(shown, end="\r", file=sys.stderr, flush=True)
-            command = [folder / "bench_overhead", args.model, n_threads, args.rounds, args.prompt, seed]
+            command = [folder / "bench_overhead", model, n_threads, args.rounds, args.prompt, seed]
             done = subprocess.run(
                 [*map(str, command), *libraries], check=True, capture_output=True, text=True, env=environment
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,19 @@ def demo_model() -> Path:
     from melt_core.models import model_path
 
     return model_path("demo")
+
+
+def mlc_model(quantization: str) -> Path:
+    """Returns the demo model as an MLC directory in this quantisation, converted with this source tree if need be."""
+    sources = sorted((ROOT / "src/melt_core/models/mlc").rglob("*.py"))
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
+    folder = ROOT / "out" / "mlc" / f"demo-{quantization}-{digest}"
+    if not folder.exists():
+        from melt_core.models.mlc import convert
+
+        print(f"converting the demo model to {quantization} ...", file=sys.stderr, flush=True)
+        convert(demo_model(), folder, quantization=quantization)
+    return folder
 
 
 def median_interval(values: ArrayLike, *, seed: int = 0, n_resamples: int = 2000) -> tuple[float, float, float]:

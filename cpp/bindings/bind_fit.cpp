@@ -29,10 +29,11 @@ void bind_fit(py::module_& m) {
 
   m.def(
       "predict_memory",
-      [](const py::bytes& path, std::uint32_t n_ctx, std::uint32_t n_batch, std::uint32_t n_ubatch, bool use_mmap,
-         bool repack, const std::string& kv_type) {
+      [](const std::string& runtime, const py::bytes& path, const std::string& runtime_path, std::uint32_t n_ctx,
+         std::uint32_t n_batch, std::uint32_t n_ubatch, bool use_mmap, bool repack, const std::string& kv_type) {
         ModelOptions options;
         options.path = path;
+        options.runtime_path = runtime_path;
         options.n_ctx = n_ctx;
         options.n_batch = n_batch;
         options.n_ubatch = n_ubatch;
@@ -40,10 +41,11 @@ void bind_fit(py::module_& m) {
         options.repack = repack;
         options.kv_type = kv_type;
         const py::gil_scoped_release release;
-        return make_runtime("llama.cpp")->predict_memory(options);
+        return make_runtime(runtime)->predict_memory(options);
       },
-      py::arg("path"), py::kw_only(), py::arg("n_ctx"), py::arg("n_batch"), py::arg("n_ubatch"), py::arg("use_mmap"),
-      py::arg("repack"), py::arg("kv_type"), "Sizes of what loading would allocate, from the file's header.");
+      py::arg("runtime"), py::arg("path"), py::kw_only(), py::arg("runtime_path"), py::arg("n_ctx"), py::arg("n_batch"),
+      py::arg("n_ubatch"), py::arg("use_mmap"), py::arg("repack"), py::arg("kv_type"),
+      "Sizes of what loading would allocate, from the file's header.");
   m.def("device_memory", &device_memory, py::arg("root"), "Memory of this device or of its cgroup.");
 }
 

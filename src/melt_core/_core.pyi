@@ -362,7 +362,7 @@ def measure_ceilings(*, thread_counts: collections.abc.Sequence[typing.SupportsI
     """
     Measures bandwidth and arithmetic ceilings with the GIL released. What on_progress raises ends it.
     """
-def predict_memory(path: bytes, *, n_ctx: typing.SupportsInt | typing.SupportsIndex, n_batch: typing.SupportsInt | typing.SupportsIndex, n_ubatch: typing.SupportsInt | typing.SupportsIndex, use_mmap: bool, repack: bool, kv_type: str) -> MemoryForecast:
+def predict_memory(runtime: str, path: bytes, *, runtime_path: str, n_ctx: typing.SupportsInt | typing.SupportsIndex, n_batch: typing.SupportsInt | typing.SupportsIndex, n_ubatch: typing.SupportsInt | typing.SupportsIndex, use_mmap: bool, repack: bool, kv_type: str) -> MemoryForecast:
     """
     Sizes of what loading would allocate, from the file's header.
     """

@@ -7,21 +7,22 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import melt_core as melt
+from fakes.mlc_model import write_source
 from fakes.needs import lacking
-from fakes.numpy_llama import NumpyLlama, greedy
-from integration.mlc_models import COMPILE_TIMEOUT_S, WRITER, mlc_compiled, mlc_plain  # noqa: F401  (fixtures)
+from integration.mlc_models import mlc_compiled, mlc_packages, mlc_plain  # noqa: F401  (fixtures)
 from melt_core.devices import Device
 from melt_core.devices.agent import Reply
 from melt_core.devices.agents import Platform
 from melt_core.devices.mlc import deploy_tvm
 from melt_core.devices.preparing import bring_model
 from melt_core.errors import DeviceError, InvalidArgumentError, ModelError
+from melt_core.models.mlc import convert
+from melt_core.models.mlc.verify import reference_of
 from melt_core.profiling import ProfileRequest, profile_in_child, profile_on_device
 from melt_core.transports import LocalTransport, SshTransport
 
@@ -79,13 +80,15 @@ def test_a_text_becomes_token_ids_on_the_host(here: Device, mlc_plain: Path, tmp
     assert not list((tmp_path / "work/models").rglob("tokenizer*"))
 
 
+@pytest.mark.parametrize("quantization", ["q0f32", "q4f16_1"])
 def test_on_an_arm64_board_with_the_wheels_tvm(
+    quantization: str,
     arm64_board: SshTransport,
-    mlc_compiled: Callable[[str], Path],  # noqa: F811
+    mlc_packages: None,  # noqa: F811
     state: Path,
     tmp_path: Path,
 ) -> None:
-    folder = arm64_model(tmp_path)
+    folder = arm64_model(tmp_path, quantization)
     with Device(arm64_board) as board:
         if not (TOOLS.parent / "build/cross/jetson/melt-agent").exists():
             lacking("no agent for this device: run `make cross PRESET=jetson`")
@@ -94,13 +97,13 @@ def test_on_an_arm64_board_with_the_wheels_tvm(
             melt.profile(llm, levels=("tokens", "ops"), sensors="none") as prof,
         ):
             done = prof.run(PROMPT, **{**OPTIONS, "max_tokens": 4})
-    assert list(done.token_ids) == greedy(NumpyLlama(folder), PROMPT, 4)[0]
+    assert list(done.token_ids) == reference_of(folder).greedy(PROMPT, 4)[0]
     assert prof.trace.metadata["device_info"]["platform"] == "linux-aarch64"
     assert prof.trace.summary().conservation.min >= 0.99
     assert "MUL_MAT" in {row.key for row in prof.trace.key_averages("op_type")}
 
 
-def arm64_model(folder: Path) -> Path:
+def arm64_model(folder: Path, quantization: str) -> Path:
     """Returns the tiny Llama with a library for arm64 Linux, linked by zig."""
     zig = subprocess.run(
         [sys.executable, str(TOOLS / "cross.py"), "zig"], capture_output=True, text=True, timeout=300, check=True
@@ -108,10 +111,9 @@ def arm64_model(folder: Path) -> Path:
     linker = folder / "arm64-c++"
     linker.write_text(f'#!/bin/sh\nexec "{zig}" c++ -target aarch64-linux-gnu.2.28 "$@"\n')
     linker.chmod(0o755)
-    command = [sys.executable, str(WRITER), str(folder / "tiny-arm64"), "aarch64", str(linker)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "tiny-arm64"
+    source, made = write_source(folder / "source"), folder / "tiny-arm64"
+    convert(source, made, quantization=quantization, target="aarch64-linux-gnu", linker=str(linker))
+    return made
 
 
 def tvm() -> Path:

@@ -18,7 +18,14 @@ from gguf import GGMLQuantizationType as TensorType
 
 REPOSITORY = Path(__file__).parents[2]
 N_VOCAB = 2048
-_FILE_TYPES = {TensorType.F16: 1, TensorType.Q4_0: 2, TensorType.Q4_1: 3, TensorType.Q8_0: 7, TensorType.Q5_0: 8}
+_FILE_TYPES = {
+    TensorType.F32: 0,
+    TensorType.F16: 1,
+    TensorType.Q4_0: 2,
+    TensorType.Q4_1: 3,
+    TensorType.Q8_0: 7,
+    TensorType.Q5_0: 8,
+}
 _END_OF_TEXT = 2  # phi-3's own lies beyond the cut
 
 

@@ -14,7 +14,7 @@ import pytest
 import melt_core as melt
 from melt_core.cli.main import main
 
-from .mlc_models import mlc_compiled, mlc_copy, mlc_packed, mlc_plain  # noqa: F401 - fixtures
+from .mlc_models import mlc_compiled, mlc_copy, mlc_packages, mlc_packed, mlc_plain  # noqa: F401 - fixtures
 
 MELT = Path(sys.executable).with_name("melt")
 #: No child of a test may outlive this, on the slowest machine.

@@ -60,8 +60,8 @@ def test_a_prompt_of_text_is_timed_as_part_of_the_run(with_tokenizer: Path) -> N
 def test_a_conversation_is_written_as_the_model_wants_it(with_tokenizer: Path) -> None:
     with melt.load(with_tokenizer, runtime="mlc", n_threads=1, n_ctx=64) as llm:
         text = llm.format_chat([("user", "Hi"), ("assistant", "Yes?"), ("user", "Go")])
-        assert text == "<s>Be brief.</s><user>:Hi</s><bot>:Yes?</s><user>:Go</s><bot>:"
-        assert llm.format_chat([("system", "No."), ("user", "Hi")]) == "<s>No.</s><user>:Hi</s><bot>:"
+        assert text == "<s>Be brief.<user>:Hi</s><bot>:Yes?</s><user>:Go</s><bot>:"
+        assert llm.format_chat([("system", "No."), ("user", "Hi")]) == "<s>No.<user>:Hi</s><bot>:"
         with pytest.raises(ModelError, match="conversation template"):
             llm.format_chat([("judge", "Hi")])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,9 +31,12 @@ def fit_of(model: str, args: argparse.Namespace) -> MemoryPrediction:
     """Returns the prediction that the options ask for."""
     from melt_core.profiling.fit import MemoryOptions, predict_memory
 
+    runtime = "mlc" if Path(model).is_dir() else "llama.cpp"
     named = {"n_ctx": args.ctx, "n_batch": args.batch, "n_ubatch": args.ubatch, "kv_type": args.kv_type}
     given = {name: value for name, value in named.items() if value is not None}
-    return predict_memory(model, MemoryOptions(**given, use_mmap=not args.no_mmap, repack=not args.no_repack))
+    return predict_memory(
+        model, MemoryOptions(runtime=runtime, **given, use_mmap=not args.no_mmap, repack=not args.no_repack)
+    )
 
 
 def print_fit(prediction: MemoryPrediction) -> None:
@@ -41,7 +45,8 @@ def print_fit(prediction: MemoryPrediction) -> None:
 
     options, device = prediction.options, prediction.device
     ubatch = min(options.n_batch, options.n_ubatch)
-    print(f"  memory at {prediction.forecast.n_ctx} tokens of context, {ubatch} a graph, KV in {options.kv_type}:")
+    how = f", {ubatch} a graph, KV in {options.kv_type}" if options.runtime == "llama.cpp" else ""
+    print(f"  memory at {prediction.forecast.n_ctx} tokens of context{how}:")
     for category, size in prediction.bytes_by_category.items():
         if size != 0:
             buffers = sorted({part.buffer for part in prediction.forecast.parts if part.category == category})

@@ -1,18 +1,21 @@
-"""``melt models``: the models that can be fetched by name, and what a model file contains."""
+"""``melt models``: the models that can be fetched by name, conversions, and what a model file contains."""
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from melt_core.cli._convert import add_convert_parser
 from melt_core.cli._fit import add_fit_arguments, asks_for_fit, fit_of, print_fit
 from melt_core.cli._output import print_json
 
 
 def add_parser(subparsers: Any) -> None:
     """Adds the command and its sub-commands."""
-    parser = subparsers.add_parser("models", help="list, fetch and inspect model files")
+    parser = subparsers.add_parser("models", help="list, fetch, convert and inspect model files")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     listing = actions.add_parser("list", help="the models that can be fetched by name")
@@ -23,8 +26,12 @@ def add_parser(subparsers: Any) -> None:
     path.add_argument("name", metavar="NAME", help="a name from `melt models list`, such as demo")
     path.set_defaults(run=run_path)
 
-    inspect = actions.add_parser("inspect", help="what a GGUF file says of itself, read from its header")
-    inspect.add_argument("model", metavar="MODEL", help="a GGUF file, or a name from `melt models list`")
+    add_convert_parser(actions)
+
+    inspect = actions.add_parser("inspect", help="what a GGUF file or an MLC directory says of itself")
+    inspect.add_argument(
+        "model", metavar="MODEL", help="a GGUF file, an MLC directory, or a name from `melt models list`"
+    )
     inspect.add_argument("--json", action="store_true", help="print JSON, with every tensor and key")
     add_fit_arguments(inspect)
     inspect.set_defaults(run=run_inspect)
@@ -59,7 +66,10 @@ def run_inspect(args: argparse.Namespace) -> int:
     from melt_core.models import resolve
     from melt_core.runtime.gguf import read_gguf
 
-    file = read_gguf(resolve(args.model))
+    path = resolve(args.model)
+    if path.is_dir():
+        return _inspect_directory(path, args)
+    file = read_gguf(path)
     prediction = fit_of(file.path, args) if asks_for_fit(args) else None
     if args.json:
         print_json(
@@ -88,6 +98,27 @@ def run_inspect(args: argparse.Namespace) -> int:
         value = file.metadata.get(f"{architecture}.{key}")
         if value is not None:
             print(f"  {key}: {value}")
+    if prediction is not None:
+        print_fit(prediction)
+    return 0
+
+
+def _inspect_directory(path: Path, args: argparse.Namespace) -> int:
+    """Prints what an MLC model directory says of itself."""
+    from melt_core.models.mlc import describe
+    from melt_core.report import human
+
+    found = describe(path)
+    prediction = fit_of(str(path), args) if asks_for_fit(args) else None
+    if args.json:
+        print_json(({} if prediction is None else {"memory": prediction.to_json()}) | asdict(found))
+        return 0
+    print(f"{path}")
+    print(f"  {found.model_type}, {found.quantization}, for the MLC runtime")
+    print(f"  {found.n_tensors} tensors, {human.size_bytes(found.weights_bytes)}")
+    for library in found.libraries:
+        print(f"  library: {library}")
+    print(f"  context_window_size: {found.context_window_size}")
     if prediction is not None:
         print_fit(prediction)
     return 0

@@ -29,6 +29,7 @@ CATEGORIES = ("weights", "repack", "kv", "compute", "output", "process")
 class MemoryOptions:
     """What a session's memory depends on; see `melt_core.load` for the meanings."""
 
+    runtime: str = "llama.cpp"
     n_ctx: int = 2048
     n_batch: int = 2048
     n_ubatch: int = 512
@@ -100,8 +101,8 @@ def predict_memory(
     """Predicts what a model file would hold in memory; no weight is read.
 
     Args:
-        model: A GGUF file.
-        options: Context, batch and so on.
+        model: A GGUF file, or a model directory for the MLC runtime.
+        options: Runtime, context, batch and so on.
         device: What it is held against; by default this device as it is now.
 
     Raises:

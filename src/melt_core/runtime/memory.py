@@ -1,6 +1,6 @@
 """What a model would hold in memory, found from its file's header, and what this device has.
 
-Data path: model file -> llama.cpp's dry run in the core -> `MemoryForecast` -> melt_core.profiling.fit.
+Data path: model file -> the runtime's dry run in the core -> `MemoryForecast` -> melt_core.profiling.fit.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from melt_core.errors import InvalidArgumentError
 from melt_core.runtime.checks import checked_number, checked_text
 from melt_core.runtime.core import _core
+from melt_core.runtime.mlc import tvm_folders
 
 if TYPE_CHECKING:
     from melt_core._core import MemoryPart as CorePart
@@ -77,6 +78,7 @@ def parts_of(parts: Sequence[CorePart]) -> tuple[MemoryPart, ...]:
 def forecast_here(
     model: str | PathLike[str],
     *,
+    runtime: str = "llama.cpp",
     n_ctx: int = 2048,
     n_batch: int = 2048,
     n_ubatch: int = 512,
@@ -95,10 +97,12 @@ def forecast_here(
     """
     for name, value, low in (("n_ctx", n_ctx, 0), ("n_batch", n_batch, 1), ("n_ubatch", n_ubatch, 1)):
         checked_number(name, value, low=low)
-    if "llama.cpp" not in _core.runtime_names():
-        raise InvalidArgumentError("this build has no llama.cpp runtime, which makes the prediction")
+    if runtime not in _core.runtime_names():
+        raise InvalidArgumentError(f"this build has no {runtime} runtime, which makes the prediction")
     found = _core.predict_memory(
+        runtime,
         fsencode(model),
+        runtime_path=tvm_folders() if runtime == "mlc" else "",
         n_ctx=n_ctx,
         n_batch=n_batch,
         n_ubatch=n_ubatch,

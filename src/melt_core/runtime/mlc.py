@@ -132,8 +132,6 @@ def format_conversation(template: dict[str, Any], messages: Sequence[tuple[str, 
                 system = content
         text = str(template.get("system_template", "{system_message}")).replace("{system_message}", system)
         separators = [str(part) for part in template["seps"]]
-        system_separator = separators[0] if text else ""
-        text = (str(template.get("system_prefix_token") or "") + text) + system_separator
         for role, content in turns:
             shown = str(template["role_templates"].get(role, "{" + f"{role}_message" + "}"))
             shown = shown.replace("{" + f"{role}_message" + "}", checked_text(content))

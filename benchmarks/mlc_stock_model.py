@@ -1,15 +1,29 @@
-"""The tiny Llama of mlc_model.py in TVM's nn frontend. Imported where TVM's compiler is, never by a test itself."""
+"""A Llama as mlc_llm compiles it for a CPU, without schedules of its own: what bench_mlc_stock.py compares with.
+
+    python mlc_stock_model.py FOLDER LIBRARY    # compiles for the q4f32_1 directory FOLDER
+
+Weights are unpacked, then multiplied (transposed, as MLC's passes do), both as TVM writes loops; attention is TVM's.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
-from mlc_model import GROUP, MAX_INT, PER_WORD, Config
+import tvm
 from tvm import relax, te, tirx
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import op
 from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode, TIRPagedKVCache
 
+from melt_core.models.mlc.compiler.library import add_metadata, describe
+from melt_core.models.mlc.config import ModelConfig
+from melt_core.models.mlc.quantization import quantization_of
+
+Q = quantization_of("q4f32_1")
+GROUP, PER_WORD, MAX_INT = Q.group, Q.per_word, Q.max_int
 DTYPE = "float32"
 
 
@@ -26,30 +40,32 @@ def dequantize(words: Any, scale: Any, n: int, k: int) -> Any:
 
 
 class Matrix(nn.Module):
-    """A weight [n, k], packed or not."""
+    """A packed weight [n, k]."""
 
-    def __init__(self, n: int, k: int, packed: bool) -> None:
-        self.n, self.k, self.packed = n, k, packed
-        if packed:
-            self.q_weight = nn.Parameter((n, k // PER_WORD), "uint32")
-            self.q_scale = nn.Parameter((n, k // GROUP), DTYPE)
-        else:
-            self.weight = nn.Parameter((n, k), DTYPE)
+    def __init__(self, n: int, k: int) -> None:
+        self.n, self.k = n, k
+        self.q_weight = nn.Parameter((n, k // PER_WORD), "uint32")
+        self.q_scale = nn.Parameter((n, k // GROUP), DTYPE)
 
     def to(self, dtype: str | None = None) -> None:
         """Keeps its own types."""
 
     def values(self) -> Any:
         """Returns the matrix in float32."""
-        if not self.packed:
-            return self.weight
         return op.tensor_expr_op(
             lambda words, scale: dequantize(words, scale, self.n, self.k), "dequantize", [self.q_weight, self.q_scale]
         )
 
     def forward(self, x: Any) -> Any:
         """Returns x times the transposed matrix."""
-        return op.matmul(x, op.permute_dims(self.values()))
+
+        def product(x: Any, w: Any) -> Any:
+            j = te.reduce_axis((0, self.k), name="j")
+            return te.compute(
+                (*x.shape[:2], self.n), lambda b, m, n: te.sum(x[b, m, j] * w[n, j], axis=j), name="NT_matmul"
+            )
+
+        return op.tensor_expr_op(product, "NT_matmul", [x, self.values()])
 
     def rows(self, ids: Any) -> Any:
         """Returns the rows of the ids."""
@@ -59,16 +75,16 @@ class Matrix(nn.Module):
 class Layer(nn.Module):
     """Attention and feed-forward."""
 
-    def __init__(self, config: Config, packed: bool) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         self.config = config
         attention = config.num_attention_heads * config.head_dim
         heads = config.num_attention_heads + 2 * config.num_key_value_heads
         self.self_attn = nn.Module()
-        self.self_attn.qkv_proj = Matrix(heads * config.head_dim, config.hidden_size, packed)
-        self.self_attn.o_proj = Matrix(config.hidden_size, attention, packed)
+        self.self_attn.qkv_proj = Matrix(heads * config.head_dim, config.hidden_size)
+        self.self_attn.o_proj = Matrix(config.hidden_size, attention)
         self.mlp = nn.Module()
-        self.mlp.gate_up_proj = Matrix(2 * config.intermediate_size, config.hidden_size, packed)
-        self.mlp.down_proj = Matrix(config.hidden_size, config.intermediate_size, packed)
+        self.mlp.gate_up_proj = Matrix(2 * config.intermediate_size, config.hidden_size)
+        self.mlp.down_proj = Matrix(config.hidden_size, config.intermediate_size)
         self.input_layernorm = nn.RMSNorm(config.hidden_size, -1, config.rms_norm_eps, bias=False)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, -1, config.rms_norm_eps, bias=False)
 
@@ -88,18 +104,18 @@ class Layer(nn.Module):
 class Stack(nn.Module):
     """Everything but the output product."""
 
-    def __init__(self, config: Config, packed: bool) -> None:
-        self.embed_tokens = Matrix(config.vocab_size, config.hidden_size, packed)
-        self.layers = nn.ModuleList([Layer(config, packed) for _ in range(config.num_hidden_layers)])
+    def __init__(self, config: ModelConfig) -> None:
+        self.embed_tokens = Matrix(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList([Layer(config) for _ in range(config.num_hidden_layers)])
         self.norm = nn.RMSNorm(config.hidden_size, -1, config.rms_norm_eps, bias=False)
 
 
 class Model(nn.Module):
     """The functions that MLC's runtime calls."""
 
-    def __init__(self, config: Config, packed: bool, target: Any) -> None:
+    def __init__(self, config: ModelConfig, target: Any) -> None:
         self.config, self.target = config, target
-        self.model = Stack(config, packed)
+        self.model = Stack(config)
 
     def embed(self, input_ids: Any) -> Any:
         """[n] -> [n, hidden]."""
@@ -159,9 +175,20 @@ class Model(nn.Module):
         )
 
 
-def export(config: Config, quantization: str, target: Any) -> tuple[Any, list[tuple[str, list[int], str]]]:
-    """Returns the module and its parameters as (name, shape, type)."""
-    model = Model(config, quantization != "q0f32", target)
+def main() -> None:
+    """Compiles."""
+    folder, library = Path(sys.argv[1]), Path(sys.argv[2])
+    config = ModelConfig(**json.loads((folder / "mlc-chat-config.json").read_text())["model_config"])
+    target = tvm.target.Target({"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu()})
+    with target:
+        model = Model(config, target)
+        module, params = export(model, config)
+        module = add_metadata(module, describe(config, Q, params))
+        relax.build(module, target=target).export_library(str(library))
+
+
+def export(model: Model, config: ModelConfig) -> tuple[Any, list[tuple[str, Any]]]:
+    """Returns the module and its parameters by name."""
     cache = nn.spec.Object(object_type=PagedKVCache)
     with_weights = {"$": {"param_mode": "packed", "effect_mode": "none"}}
     sizes = ("max_batch_size", "max_total_seq_len", "prefill_chunk_size", "page_size", "support_sliding_window")
@@ -183,4 +210,8 @@ def export(config: Config, quantization: str, target: Any) -> tuple[Any, list[tu
         },
     }
     module, params, _ = model.export_tvm(spec=nn.spec.ModuleSpec.from_raw(spec, model), allow_extern=True)
-    return module, [(name, [int(n) for n in value.shape], str(value.dtype)) for name, value in params]
+    return module, params
+
+
+if __name__ == "__main__":
+    main()
