@@ -112,17 +112,20 @@ def _vocabulary() -> dict[str, tuple[Any, Any, Any]]:
 class _Builder:
     """Collects the keys and tensors of one model. Shapes are given as GGUF has them: the fastest axis first."""
 
-    def __init__(self, path: Path, architecture: str, dims: Dims, weight_type: TensorType, seed: int) -> None:
+    def __init__(
+        self, path: Path, architecture: str, dims: Dims, weight_type: TensorType, seed: int, spread: float
+    ) -> None:
         self.dims = dims
         self.writer = gguf.GGUFWriter(path, architecture.partition("+")[0])
         self.weight_type = weight_type
         self.random = np.random.default_rng(seed)
+        self.spread = spread
         self.writer.add_name("tiny model")  # llama.cpp treats the vocabulary of what is called phi-3 in its own way
         for name, (value, kind, element) in _vocabulary().items():
             self.writer.add_key_value(name, value, kind, sub_type=element)
 
     def matrix(self, name: str, *shape: int) -> None:
-        values = (self.random.standard_normal(shape[::-1]) * 0.02).astype(np.float32)
+        values = (self.random.standard_normal(shape[::-1]) * self.spread).astype(np.float32)
         raw = gguf.quants.quantize(values, self.weight_type)
         self.writer.add_tensor(f"{name}.weight", raw, raw_dtype=self.weight_type)
 
@@ -208,6 +211,7 @@ def write_model(
     weight_type: TensorType = TensorType.F16,
     nan_weights: bool = False,
     seed: int = 0,
+    spread: float = 0.02,
 ) -> Path:
     """Writes one of `ARCHITECTURES` and returns its path.
 
@@ -218,11 +222,12 @@ def write_model(
         weight_type: Of the matrices; norms, biases and state space parameters stay F32.
         nan_weights: Whether one norm holds NaN.
         seed: Of the weights.
+        spread: Standard deviation of the matrices; with 0.02, attention hardly prefers one token to another.
     """
     d = dims or Dims()
     if architecture == "olmoe":
         d = replace(d, kv_heads=d.heads)  # its K norm is as wide as the embedding
-    b = _Builder(path, architecture, d, weight_type, seed)
+    b = _Builder(path, architecture, d, weight_type, seed, spread)
     _add_hyperparameters(b, architecture)
     b.matrix("token_embd", d.embd, d.vocab)
     b.exact("output_norm.weight", np.full(d.embd, np.nan if nan_weights else 1.0))
