@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from fakes.needs import lacking
 from fakes.tiny_models import vocabulary_folder, write_model
 from melt_core.errors import ModelError
 from melt_core.models import model_path
+
+# A shell lets what runs in the background, or under nohup, ignore these, and so would all that tests start and signal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
