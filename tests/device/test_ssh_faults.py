@@ -190,6 +190,7 @@ def test_chatty_login_shell(ssh_server: SshServer, ssh: SshTransport, monkeypatc
     monkeypatch.setattr(ssh_server, "before_each", "while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done; ")
     with pytest.raises(DeviceError, match="check its start files"):
         ssh.run(["echo", "x"])
+    ssh_server.kill_programs()  # its pipe is read on, so that no SIGPIPE ends it
 
 
 def test_shared_by_threads(ssh: SshTransport) -> None:

@@ -44,10 +44,14 @@ class SshServer:
         host_key = (self.folder / "host_key.pub").read_text()
         (self.folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {host_key}")
 
-    def stop(self) -> None:
-        for group in list(self.groups):  # what a cut network left running
+    def kill_programs(self) -> None:
+        """Ends what a cut network, or a client that went, left running."""
+        for group in list(self.groups):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
+
+    def stop(self) -> None:
+        self.kill_programs()
         self._call(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
