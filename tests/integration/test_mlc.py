@@ -19,6 +19,7 @@ from melt_core.errors import InvalidArgumentError
 from melt_core.models.mlc.verify import reference_of
 
 from .conftest import Outcome
+from .demo_runs import generate
 
 PROMPT = [5, 77, 130, 9, 250, 31, 8]
 HEAD_MODULES = ("attention", "ffn", "norm", "rope", "kv-cache", "embedding", "lm_head", "runtime")
@@ -81,6 +82,13 @@ def test_a_session_runs_in_another_thread(mlc_packed: Path) -> None:
         worker.start()
         worker.join(60)
     assert found[0].token_ids == profiled(mlc_packed, max_tokens=4)[0].token_ids
+
+
+def test_both_runtimes_share_a_thread(mlc_packed: Path, demo: Path) -> None:
+    """Each sets the tiles of AMX, where there are any, in its own way."""
+    with melt.load(demo, n_threads=1, n_ctx=128) as llama, load(mlc_packed) as mlc:
+        found = [[generate(llm, list(range(40, 90)), max_tokens=4).token_ids for llm in (llama, mlc)] for _ in range(2)]
+    assert found[0] == found[1]
 
 
 def test_the_older_name_of_the_tensor_cache_is_read(mlc_copy: Path, mlc_packed: Path) -> None:
