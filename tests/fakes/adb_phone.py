@@ -110,7 +110,7 @@ class Phone(Daemon):
         self.plug_in()
         self.server.adb("disconnect", self.serial)
         if state == "device":
-            self.server.adb("connect", self.serial)
+            self._connect()
         else:  # the client waits ten seconds for a device that does not come online
             command = [adbutils.adb_path(), "-P", str(self.server.port), "connect", self.serial]
             with subprocess.Popen(
@@ -118,8 +118,13 @@ class Phone(Daemon):
             ) as waiting:
                 self._wait_for(state)
                 waiting.kill()
-            return
-        self._wait_for(state)
+
+    def _connect(self) -> None:
+        """Connects, again if the server drops the new connection while it still clears the broken one away."""
+        end = time.monotonic() + 20
+        while self.state() != "device":
+            assert time.monotonic() < end, f"the phone is {self.state()}, not connected"
+            self.server.adb("connect", self.serial)
 
     def detach(self) -> None:
         """Takes it off the server and stops it."""
