@@ -165,7 +165,7 @@ def test_sensors_that_break_in_mid_run_are_named(tree: SysfsTree) -> None:
 
     thread = threading.Thread(target=later)
     thread.start()
-    trace = profiled(tree, max_tokens=320)
+    trace = profiled(tree, max_tokens=640)  # seconds longer than a counter may stand still
     thread.join()
     faults = {(row["channel"], row["fault"]): row for row in trace.metadata["sensors"]["faults"]}
     series = series_of(trace)
