@@ -101,7 +101,8 @@ def test_adb_server_killed(tmp_path: Path, source: Path) -> None:
         adb = AdbTransport(phone.serial, work_dir=str(phone.root / "melt"), server=server.address)
         timer = threading.Timer(0.3, server.stop)
         timer.start()
-        with pytest.raises(TransientDeviceError, match="has ended; the next call starts it again"):
+        # A server that is going down still answers for a moment, and by then knows of no device.
+        with pytest.raises(TransientDeviceError, match=r"ended; the next call starts it again|is not listed"):
             adb.run(["sleep", "30"])
         timer.join()
         # WHEN the next call finds no server, THEN it starts one on the same port; the phone is on a network and not
