@@ -9,6 +9,7 @@
 #include "melt/error.h"
 #include "melt/melt.h"
 #include "melt/request.h"
+#include "require.h"
 
 struct melt_model {
   melt::ProfileRequest request;
@@ -49,11 +50,6 @@ melt_status guarded(const Work& work) noexcept {
   }
 }
 
-void require(bool condition, const char* message) {
-  if (!condition)
-    throw melt::Error(melt::ErrorKind::kInvalidArgument, message);
-}
-
 }  // namespace
 
 const char* melt_version(void) {
@@ -76,9 +72,9 @@ const char* melt_last_error(void) {
 
 melt_status melt_model_load(const char* request_json, melt_model** model) {
   return guarded([&] {
-    require(model != nullptr, "melt_model_load: `model` is NULL: give a place for the result");
+    melt::require(model != nullptr, "melt_model_load: `model` is NULL: give a place for the result");
     *model = nullptr;
-    require(request_json != nullptr, "melt_model_load: the request is NULL: give a JSON object");
+    melt::require(request_json != nullptr, "melt_model_load: the request is NULL: give a JSON object");
     auto made = std::make_unique<melt_model>();
     made->request = melt::parse_request(request_json);
     melt::ModelOptions options = made->request.model;
@@ -93,8 +89,8 @@ melt_status melt_model_load(const char* request_json, melt_model** model) {
 
 melt_status melt_model_profile(melt_model* model, const char* trace_path, melt_progress on_repetition, void* context) {
   return guarded([&] {
-    require(model != nullptr, "melt_model_profile: the model is NULL: load one first");
-    require(trace_path != nullptr, "melt_model_profile: the path of the trace is NULL");
+    melt::require(model != nullptr, "melt_model_profile: the model is NULL: load one first");
+    melt::require(trace_path != nullptr, "melt_model_profile: the path of the trace is NULL");
     melt::ProfileHooks hooks;
     hooks.unload = false;
     if (on_repetition != nullptr)

@@ -20,20 +20,41 @@ MEASUREMENT = Measurement(LONG, limits=GateLimits(wait_s=0), telemetry_s=0.2, pa
 
 
 class Once:
-    """Does something in another thread as soon as the run is under way."""
+    """Does something in another thread as soon as the run is under way, or has finished some repetitions."""
 
-    def __init__(self, act: Any) -> None:
+    def __init__(self, act: Any, *, repetitions: int = 0) -> None:
         self._act = act
+        self._repetitions = repetitions
+        self._failed: list[Exception] = []
         self._thread: threading.Thread | None = None
 
     def __call__(self, event: dict[str, Any]) -> None:
-        if event["event"] == "repetition" and self._thread is None:
-            self._thread = threading.Thread(target=self._act)
+        if event["event"] == "repetition" and event["done"] >= self._repetitions and self._thread is None:
+            self._thread = threading.Thread(target=self._guarded)
             self._thread.start()
 
-    def join(self) -> None:
+    def _guarded(self) -> None:
+        try:
+            self._act()
+        except Exception as error:
+            self._failed.append(error)
+
+    def join(self, timeout_s: float = 60) -> None:
         assert self._thread is not None, "the run was over before anything could go wrong"
-        self._thread.join(60)
+        self._thread.join(timeout_s)
+        assert not self._failed, self._failed
+
+
+def once_running(act: Any) -> Any:
+    """Returns what does something, in the thread that is told, once a repetition is finished."""
+    done: list[int] = []
+
+    def call(event: dict[str, Any]) -> None:
+        if event["event"] == "repetition" and event["done"] >= 1 and not done:
+            done.append(1)
+            act()
+
+    return call
 
 
 def check_whole(trace: Trace, n_runs: int = 12) -> None:

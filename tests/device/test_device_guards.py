@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import signal
 import stat
@@ -20,6 +19,8 @@ from melt_core.errors import CancelledError, InvalidArgumentError
 from melt_core.trace import Trace
 from melt_core.transports import LocalTransport, RemotePath
 
+from .long_runs import once_running, run_process
+
 REQUEST = {
     "prompt_tokens": 8, "max_tokens": 100, "repeats": 500, "warmup": 0, "n_ctx": 256, "n_threads": 1,
     "overhead_budget_s": 0.0, "levels": ["tokens"], "sensors": ["none"],
@@ -32,23 +33,6 @@ def local(state: Path, tmp_path: Path) -> Device:
     return Device(LocalTransport(tmp_path / "work"))
 
 
-def run_process(work: Path) -> int:
-    (entry,) = Journal().entries()
-    pid: int = json.loads((work / "runs" / entry.run / "status.json").read_text())["pid"]
-    return pid
-
-
-def first_repetition(act: Any) -> Any:
-    done: list[int] = []
-
-    def call(event: dict[str, Any]) -> None:
-        if event["event"] == "repetition" and event["done"] >= 1 and not done:
-            done.append(1)
-            act()
-
-    return call
-
-
 def sockets_of(pid: int) -> list[str]:
     links = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
     return [link for link in links if link.startswith("socket:")]
@@ -58,23 +42,25 @@ def test_neither_agent_nor_run_has_a_socket(local: Device, tiny_llama: Path, tmp
     found: dict[str, list[str]] = {}
 
     def look() -> None:
-        run = run_process(tmp_path / "work")
+        (entry,) = Journal().entries()
+        run = run_process(tmp_path / "work", entry.run)
         found["agent"] = sockets_of(local.hello().integer("pid"))
         found["run"] = sockets_of(run)
         os.kill(run, signal.SIGINT)
 
     with local, pytest.raises(CancelledError):
-        local.measure(str(tiny_llama), MEASUREMENT, output=str(tmp_path / "x.melt"), on_event=first_repetition(look))
+        local.measure(str(tiny_llama), MEASUREMENT, output=str(tmp_path / "x.melt"), on_event=once_running(look))
     assert found == {"agent": [], "run": []}
 
 
 def test_a_run_that_others_ended_is_no_success(local: Device, tiny_llama: Path, tmp_path: Path) -> None:
     # WHEN the device's system asks the run to end, as before a shutdown
     def end() -> None:
-        os.kill(run_process(tmp_path / "work"), signal.SIGTERM)
+        (entry,) = Journal().entries()
+        os.kill(run_process(tmp_path / "work", entry.run), signal.SIGTERM)
 
     with local, pytest.raises(CancelledError, match=r"before it was complete.*x\.melt"):
-        local.measure(str(tiny_llama), MEASUREMENT, output=str(tmp_path / "x.melt"), on_event=first_repetition(end))
+        local.measure(str(tiny_llama), MEASUREMENT, output=str(tmp_path / "x.melt"), on_event=once_running(end))
     # THEN what it measured is there, and the next run is one of its own
     trace = Trace.open(tmp_path / "x.melt")
     assert trace.complete

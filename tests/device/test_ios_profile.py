@@ -23,6 +23,8 @@ from melt_core.errors import DeviceError, MeltError, TransientDeviceError
 from melt_core.transports import IosTransport
 from melt_core.transports.ios_mailbox import MailboxChannel
 
+from .long_runs import once_running
+
 UDID = "00008110-000A1B2C3D4E801E"
 BUNDLE = "org.melt-core.agent"
 TOOL = Path(__file__).parents[1] / "fakes/pymobiledevice3.py"
@@ -173,14 +175,3 @@ def test_developer_mode_off_is_said(phone: IosDevice, device: Device) -> None:
 def test_models_of_several_files_are_refused(device: Device, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="one runtime"):
         device.bring(str(tmp_path), runtime="mlc")
-
-
-def once_running(act: Any) -> Any:
-    done: list[int] = []
-
-    def call(event: dict[str, Any]) -> None:
-        if event["event"] == "repetition" and event["done"] >= 1 and not done:
-            done.append(1)
-            act()
-
-    return call

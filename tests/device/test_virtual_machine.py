@@ -5,12 +5,10 @@ python tools/device_vm.py --install && pytest -m vm
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,6 +19,8 @@ from melt_core.devices.retry import Patience
 from melt_core.errors import DeviceError, MeltError, TransientDeviceError
 from melt_core.trace import Trace
 from melt_core.transports import RemotePath, SshTransport
+
+from .long_runs import Once
 
 pytestmark = pytest.mark.vm
 
@@ -59,32 +59,6 @@ _FILL = """cd "$1" && free=$(df -kP . | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)
 exec dd if=/dev/zero of=fill bs=1024 count=$((free - 4096))"""
 
 
-class After:
-    """Does something in another thread once a run has finished some repetitions."""
-
-    def __init__(self, repetitions: int, act: Any) -> None:
-        self._repetitions = repetitions
-        self._act = act
-        self._failed: list[Exception] = []
-        self._thread: threading.Thread | None = None
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        if event["event"] == "repetition" and event["done"] >= self._repetitions and self._thread is None:
-            self._thread = threading.Thread(target=self._guarded)
-            self._thread.start()
-
-    def _guarded(self) -> None:
-        try:
-            self._act()
-        except Exception as error:
-            self._failed.append(error)
-
-    def join(self) -> None:
-        assert self._thread is not None, "the run was over before anything could go wrong"
-        self._thread.join(120)
-        assert not self._failed, self._failed
-
-
 def test_a_whole_profile(board: Device, tiny_llama: Path, tmp_path: Path) -> None:
     trace = board.measure(str(tiny_llama), MEASUREMENT, output=str(tmp_path / "x.melt")).trace
     assert trace.complete
@@ -107,10 +81,10 @@ def test_network_cable_pulled_during_the_run(
         time.sleep(2.0)
         machine.plug_network(plugged=True)
 
-    act = After(1, pull)
+    act = Once(pull, repetitions=1)
     measurement = replace(MEASUREMENT, request={**REQUEST, "levels": ["tokens"], "repeats": 20})
     trace = board.measure(str(tiny_llama), measurement, output=str(tmp_path / "x.melt"), on_event=act).trace
-    act.join()
+    act.join(120)
     assert trace.complete
     assert len(trace.runs) == 20
 
@@ -124,10 +98,10 @@ def test_memory_killer_ends_the_run(board: Device, tiny_llama: Path, tmp_path: P
             echo 1000 > /proc/$pid/oom_score_adj && echo 1 > /proc/sys/kernel/sysrq && echo f > /proc/sysrq-trigger"""
         assert board.transport.run(["sh", "-c", script, "x", status]).exit_code == 0
 
-    act = After(2, run_out)
+    act = Once(run_out, repetitions=2)
     with pytest.raises(MeltError, match="memory") as caught:
         board.measure(str(tiny_llama), ENDLESS, output=str(tmp_path / "x.melt"), on_event=act)
-    act.join()
+    act.join(120)
     assert "x.melt" in str(caught.value)
     assert len(Trace.open(tmp_path / "x.melt").runs) >= 2
     assert not Journal().entries()
@@ -161,10 +135,10 @@ def test_restarted_during_the_run(
             board.transport.run(["sh", "-c", "/sbin/reboot >/dev/null 2>&1 </dev/null &"])
         machine.wait_for_boot(boots)
 
-    act = After(1, restart)
+    act = Once(restart, repetitions=1)
     with pytest.raises(MeltError, match="restarted") as caught:
         board.measure(str(tiny_llama), ENDLESS, output=str(tmp_path / "x.melt"), on_event=act)
-    act.join()
+    act.join(120)
     # THEN what was measured until then is here, nothing is left to fetch, and the device can be measured again
     if how == "reboot":
         assert "x.melt" in str(caught.value)
