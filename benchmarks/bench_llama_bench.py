@@ -2,14 +2,16 @@
 
     .venv/bin/python benchmarks/bench_llama_bench.py [--rounds R] [--threads 1,2]
 
-The two take turns, with the same token counts and threads. llama-bench times evaluation alone; melt's decode_tok_s
-contains sampling, because a user waits for it. Exits 1 if melt reaches less than 0.98 of llama-bench.
+In each round llama-bench runs twice and melt once, in random order, with the same token counts and threads; the second
+llama-bench over the first is the A/A control. llama-bench times evaluation alone; melt's decode_tok_s contains
+sampling, because a user waits for it. Exits 1 if the median of melt over llama-bench (mean of its two) is below 0.98.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import subprocess
 import sys
 from typing import Any
@@ -22,26 +24,33 @@ from common import BIN, build, demo_model, median_interval, verdict
 def main() -> int:
     """Builds, runs and prints. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--generate", type=int, default=64)
     args = parser.parse_args()
     # llama-bench needs most of llama.cpp's tools library: the first build takes minutes.
     program = build("llama-bench", stock=True, defines=("MELT_STOCK_LLAMA_BENCH=ON",)) / "bin" / "llama-bench"
+    runs = {"llama-bench": llama_bench, "llama-bench again": llama_bench, "melt": melt}
+    order = random.Random(0)
     holds = True
     for n_threads in args.threads.split(","):
-        theirs: dict[str, list[float]] = {"prefill": [], "decode": []}
-        ours: dict[str, list[float]] = {"prefill": [], "decode": []}
+        speeds: dict[str, dict[str, list[float]]] = {name: {"prefill": [], "decode": []} for name in runs}
         for _ in range(args.rounds):
-            for rows, run in ((theirs, llama_bench), (ours, melt)):
-                for phase, value in run(str(program), n_threads, args.prompt, args.generate).items():
-                    rows[phase].append(value)
+            for name in order.sample(list(runs), len(runs)):
+                for phase, value in runs[name](str(program), n_threads, args.prompt, args.generate).items():
+                    speeds[name][phase].append(value)
         for phase in ("prefill", "decode"):
-            ratio, low, high = median_interval(np.divide(ours[phase], theirs[phase]))
-            speeds = f"llama-bench {np.median(theirs[phase]):.1f} tok/s, melt {np.median(ours[phase]):.1f} tok/s"
-            best = max(ours[phase]) / max(theirs[phase])
-            print(f"{n_threads} thread(s), {phase}: {speeds}, pairs [{low:.3f}, {high:.3f}], best to best {best:.3f}")
+            first, second, ours = (np.array(speeds[name][phase]) for name in runs)
+            theirs = (first + second) / 2
+            ratio, low, high = median_interval(ours / theirs)
+            control, control_low, control_high = median_interval(second / first)
+            best = max(ours) / max(*first, *second)
+            print(
+                f"{n_threads} thread(s), {phase}: llama-bench {np.median(theirs):.1f}, melt {np.median(ours):.1f} tok/s"
+                f"\n  melt / llama-bench {ratio:.3f} [{low:.3f}, {high:.3f}], best to best {best:.3f}; "
+                f"control {control:.3f} [{control_low:.3f}, {control_high:.3f}]"
+            )
             holds &= verdict(f"{n_threads} thread(s), {phase}, melt / llama-bench", ratio, at_least=0.98)
     return 0 if holds else 1
 

@@ -17,7 +17,7 @@ namespace {
 using OnProgress = std::function<void(const std::string&, double)>;
 
 CeilingResult measure(const std::vector<std::uint32_t>& thread_counts, bool pin_threads, bool huge_pages,
-                      double measurement_s, std::uint64_t max_memory_bytes,
+                      bool sequential_reads, double measurement_s, std::uint64_t max_memory_bytes,
                       const std::optional<OnProgress>& on_progress) {
   std::atomic<bool> cancel{false};
   std::exception_ptr raised;  // by the callback, which is how a caller cancels
@@ -25,6 +25,7 @@ CeilingResult measure(const std::vector<std::uint32_t>& thread_counts, bool pin_
   options.thread_counts = thread_counts;
   options.pin_threads = pin_threads;
   options.huge_pages = huge_pages;
+  options.sequential_reads = sequential_reads;
   options.measurement_s = measurement_s;
   options.max_memory_bytes = max_memory_bytes;
   options.cancel = &cancel;
@@ -77,7 +78,7 @@ void bind_ceilings(py::module_& m) {
       .def_readonly("read_instructions", &CeilingResult::read_instructions)
       .def_readonly("pinned", &CeilingResult::pinned);
   m.def("measure_ceilings", &measure, py::kw_only(), py::arg("thread_counts"), py::arg("pin_threads"),
-        py::arg("huge_pages"), py::arg("measurement_s"), py::arg("max_memory_bytes"), py::arg("on_progress"),
+        py::arg("huge_pages"), py::arg("sequential_reads"), py::arg("measurement_s"), py::arg("max_memory_bytes"), py::arg("on_progress"),
         "Measures bandwidth and arithmetic ceilings with the GIL released. What on_progress raises ends it.");
 }
 

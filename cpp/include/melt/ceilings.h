@@ -59,6 +59,7 @@ struct CeilingOptions {
   std::vector<std::uint32_t> thread_counts;  ///< empty: default_thread_counts() of the usable CPUs
   bool pin_threads = true;                   ///< one CPU each, where the system allows it
   bool huge_pages = true;                    ///< ask for them: a ceiling is without page walks, where possible
+  bool sequential_reads = false;             ///< one stream only, as most tools read; else four as well: the faster counts
   double measurement_s = 0.15;               ///< for the timed rounds of one measurement
   std::uint64_t max_memory_bytes = 0;        ///< for the largest working set; 0: memory_cap_bytes()
   const std::atomic<bool>* cancel = nullptr;

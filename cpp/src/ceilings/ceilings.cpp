@@ -119,13 +119,10 @@ class Measuring {
   void plan_sets() {
     for (const std::uint32_t n : counts_) {
       for (const WorkingSet& set : choose_working_sets(first_cpus(n), cap_)) {
-        if (set.bytes == 0) {
+        if (set.bytes == 0)
           result_.absent.push_back({CeilingKind::kReadBandwidth, set.name, n, set.choice});
-          continue;
-        }
-        planned_.push_back({set, n});
-        result_.notes.push_back(set.name + ", " + std::to_string(n) + (n == 1 ? " thread: " : " threads: ") +
-                                std::to_string(set.bytes) + " bytes, " + set.choice);
+        else
+          planned_.push_back({set, n});
       }
     }
     std::size_t usable = 0;
@@ -144,23 +141,50 @@ class Measuring {
     const Words words(largest, options_.huge_pages, rounds(*std::max_element(counts_.begin(), counts_.end())));
     for (const Planned& plan : planned_) {
       step("read " + plan.set.name + ", " + std::to_string(plan.n_threads) + " thr");
-      const std::uint64_t slice = plan.set.bytes / 8 / plan.n_threads;
-      std::vector<Cursor> cursors(plan.n_threads);
-      const auto work = [&](std::uint32_t thread, std::uint64_t blocks) {
-        return read_slice(words.data(), slice * thread, slice, cursors[thread], blocks * kBlockWords);
-      };
-      const Rounds found = ceilings::time_rounds(rounds(plan.n_threads), work);
-      keep({CeilingKind::kReadBandwidth, plan.set.name, plan.set.bytes, plan.n_threads}, found, kBlockBytes);
+      read_set(plan, words);
     }
   }
 
+  void read_set(const Planned& plan, const Words& words) {
+    Ceiling row{CeilingKind::kReadBandwidth, plan.set.name, plan.set.bytes, plan.n_threads};
+    set_rates(row, read_with(reader_.sequential, plan, words), kBlockBytes);
+    std::string note = plan.set.name + ", " + std::to_string(plan.n_threads) +
+                       (plan.n_threads == 1 ? " thread: " : " threads: ") + std::to_string(plan.set.bytes) +
+                       " bytes, " + plan.set.choice;
+    if (!options_.sequential_reads) {
+      Ceiling other = row;
+      set_rates(other, read_with(reader_.four_streams, plan, words), kBlockBytes);
+      if (other.best > row.best) {
+        row = std::move(other);
+        note += "; fastest in four streams";
+      }
+    }
+    result_.notes.push_back(std::move(note));
+    result_.ceilings.push_back(std::move(row));
+  }
+
+  Rounds read_with(ceilings::ReadKernel read, const Planned& plan, const Words& words) {
+    const std::uint64_t slice = plan.set.bytes / 8 / plan.n_threads;
+    std::vector<Cursor> cursors(plan.n_threads);
+    const auto work = [&](std::uint32_t thread, std::uint64_t blocks) {
+      return read_slice(read, words.data(), slice * thread, slice, cursors[thread], blocks * kBlockWords);
+    };
+    return timed(plan.n_threads, work);
+  }
+
+  Rounds timed(std::uint32_t n_threads, const ceilings::Work& work) {
+    Rounds found = ceilings::time_rounds(rounds(n_threads), work);
+    result_.pinned = result_.pinned && found.pinned;
+    return found;
+  }
+
   /// Reads on from where the thread was, round and round its slice, so that what it reads was longest unread.
-  bool read_slice(const std::uint64_t* words, std::uint64_t first, std::uint64_t slice, Cursor& cursor,
-                  std::uint64_t n) const {
+  static bool read_slice(ceilings::ReadKernel read, const std::uint64_t* words, std::uint64_t first,
+                         std::uint64_t slice, Cursor& cursor, std::uint64_t n) {
     bool right = true;
     while (n > 0) {
       const std::uint64_t piece = std::min(n, slice - cursor.next_word), from = first + cursor.next_word;
-      right = right && reader_.read(words + from, piece) == sum_of_numbers(from, piece);
+      right = right && read(words + from, piece) == sum_of_numbers(from, piece);
       cursor.next_word = (cursor.next_word + piece) % slice;
       n -= piece;
     }
@@ -177,9 +201,9 @@ class Measuring {
       for (const std::uint32_t n : counts_) {
         step(std::string(family.name) + ", " + std::to_string(n) + " thr");
         const auto work = [&](std::uint32_t, std::uint64_t amount) { return compute(family, amount * kPasses); };
-        const Rounds found = ceilings::time_rounds(rounds(n), work);
-        keep({CeilingKind::kFlops, family.name, 0, n}, found,
-             2.0 * static_cast<double>(family.macs_per_pass * kPasses));
+        Ceiling row{CeilingKind::kFlops, family.name, 0, n};
+        set_rates(row, timed(n, work), 2.0 * static_cast<double>(family.macs_per_pass * kPasses));
+        result_.ceilings.push_back(std::move(row));
       }
     }
   }
@@ -194,15 +218,13 @@ class Measuring {
     return right;
   }
 
-  void keep(Ceiling ceiling, const Rounds& rounds, double per_unit) {
+  static void set_rates(Ceiling& row, const Rounds& rounds, double per_unit) {
     std::vector<double> rates = rounds.units_per_s;
     std::sort(rates.begin(), rates.end());
     const std::size_t n = rates.size();
-    ceiling.best = rates.back() * per_unit;
-    ceiling.median = (rates[(n - 1) / 2] + rates[n / 2]) / 2 * per_unit;
-    ceiling.n_rounds = static_cast<std::uint32_t>(n);
-    result_.pinned = result_.pinned && rounds.pinned;
-    result_.ceilings.push_back(std::move(ceiling));
+    row.best = rates.back() * per_unit;
+    row.median = (rates[(n - 1) / 2] + rates[n / 2]) / 2 * per_unit;
+    row.n_rounds = static_cast<std::uint32_t>(n);
   }
 
   void step(const std::string& label) {

@@ -3,6 +3,7 @@
 // run only where the CPU has them: one portable binary serves all machines.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -12,10 +13,22 @@ namespace melt::ceilings {
 
 /// Adds a multiple of kReadWords words, each read once. The sum keeps the loads alive, and is checked.
 using ReadKernel = std::uint64_t (*)(const std::uint64_t* words, std::size_t n_words);
-constexpr std::size_t kReadWords = 64;
+constexpr int kReadLines = 16;  ///< cache lines of 64 bytes that a step of a kernel reads
+constexpr std::size_t kReadWords = kReadLines * 8;
+
+/// In which order a step reads its lines. Prefetchers tell the difference: from memory, four streams were up to 24 %
+/// faster than one on a Xeon of the fourth generation, and no order is the fastest everywhere.
+enum class ReadOrder { kSequential, kFourStreams };
+
+/// The `i`-th line that a step reads.
+template <ReadOrder kOrder>
+constexpr int line_at(int i) {
+  return kOrder == ReadOrder::kSequential ? i : i % 4 * 4 + i / 4;
+}
 
 struct Reader {
-  ReadKernel read;
+  ReadKernel sequential;
+  ReadKernel four_streams;
   const char* instructions;
 };
 
@@ -44,6 +57,11 @@ std::vector<Family> families();
 
 /// Unrolled, also where the optimiser is told to keep code small.
 #define MELT_EACH_CHAIN(i, n) _Pragma("GCC unroll 32") for (int i = 0; i < (n); ++i)
+
+/// Loads before it stay before it: the compiler would order them as it likes.
+inline void keep_load_order() {
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+}
 
 template <typename T>
 double sum_of(const T* values, std::size_t n) {

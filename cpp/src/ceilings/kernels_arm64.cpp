@@ -15,11 +15,19 @@ namespace {
 
 constexpr int kChains = 16;  // 4 cycles on up to 4 units
 
+template <ReadOrder kOrder>
 std::uint64_t read_neon(const std::uint64_t* words, std::size_t n_words) {
   uint64x2_t sums[8];
   MELT_EACH_CHAIN(i, 8) sums[i] = vdupq_n_u64(0);
-  for (const std::uint64_t* end = words + n_words; words != end; words += 16)
-    MELT_EACH_CHAIN(i, 8) sums[i] = vaddq_u64(sums[i], vld1q_u64(words + 2 * i));
+  for (const std::uint64_t* end = words + n_words; words != end; words += kReadWords) {
+    MELT_EACH_CHAIN(i, kReadLines) {
+      MELT_EACH_CHAIN(part, 4) {
+        uint64x2_t& sum = sums[i % 2 * 4 + part];
+        sum = vaddq_u64(sum, vld1q_u64(words + line_at<kOrder>(i) * 8 + part * 2));
+        keep_load_order();
+      }
+    }
+  }
   std::uint64_t sum = 0;
   MELT_EACH_CHAIN(i, 8) sum += vaddvq_u64(sums[i]);
   return sum;
@@ -136,7 +144,7 @@ bool has_bf16() {
 }  // namespace
 
 Reader best_reader() {
-  return {read_neon, "16-byte loads (NEON)"};
+  return {read_neon<ReadOrder::kSequential>, read_neon<ReadOrder::kFourStreams>, "16-byte loads (NEON)"};
 }
 
 std::vector<Family> families() {

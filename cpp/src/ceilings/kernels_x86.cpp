@@ -19,45 +19,65 @@
 namespace melt::ceilings {
 namespace {
 
+template <std::size_t kN>
+std::uint64_t total_of(const std::uint64_t (&lanes)[kN]) {
+  std::uint64_t sum = 0;
+  for (const std::uint64_t lane : lanes)
+    sum += lane;
+  return sum;
+}
+
+template <ReadOrder kOrder>
 std::uint64_t read_sse2(const std::uint64_t* words, std::size_t n_words) {
   __m128i sums[8];
   MELT_EACH_CHAIN(i, 8) sums[i] = _mm_setzero_si128();
-  for (const std::uint64_t* end = words + n_words; words != end; words += 16)
-    MELT_EACH_CHAIN(i, 8)
-  sums[i] = _mm_add_epi64(sums[i], _mm_load_si128(reinterpret_cast<const __m128i*>(words) + i));
+  for (const std::uint64_t* end = words + n_words; words != end; words += kReadWords) {
+    MELT_EACH_CHAIN(i, kReadLines) {
+      const auto* line = reinterpret_cast<const __m128i*>(words + line_at<kOrder>(i) * 8);
+      MELT_EACH_CHAIN(part, 4) {
+        __m128i& sum = sums[i % 2 * 4 + part];
+        sum = _mm_add_epi64(sum, _mm_load_si128(line + part));
+        keep_load_order();
+      }
+    }
+  }
   alignas(16) std::uint64_t lanes[16];
   MELT_EACH_CHAIN(i, 8) _mm_store_si128(reinterpret_cast<__m128i*>(lanes) + i, sums[i]);
-  std::uint64_t sum = 0;
-  for (const std::uint64_t lane : lanes)
-    sum += lane;
-  return sum;
+  return total_of(lanes);
 }
 
+template <ReadOrder kOrder>
 MELT_TARGET("avx2") std::uint64_t read_avx2(const std::uint64_t* words, std::size_t n_words) {
   __m256i sums[8];
   MELT_EACH_CHAIN(i, 8) sums[i] = _mm256_setzero_si256();
-  for (const std::uint64_t* end = words + n_words; words != end; words += 32)
-    MELT_EACH_CHAIN(i, 8)
-  sums[i] = _mm256_add_epi64(sums[i], _mm256_load_si256(reinterpret_cast<const __m256i*>(words) + i));
+  for (const std::uint64_t* end = words + n_words; words != end; words += kReadWords) {
+    MELT_EACH_CHAIN(i, kReadLines) {
+      const auto* line = reinterpret_cast<const __m256i*>(words + line_at<kOrder>(i) * 8);
+      MELT_EACH_CHAIN(part, 2) {
+        __m256i& sum = sums[i % 4 * 2 + part];
+        sum = _mm256_add_epi64(sum, _mm256_load_si256(line + part));
+        keep_load_order();
+      }
+    }
+  }
   alignas(32) std::uint64_t lanes[32];
   MELT_EACH_CHAIN(i, 8) _mm256_store_si256(reinterpret_cast<__m256i*>(lanes) + i, sums[i]);
-  std::uint64_t sum = 0;
-  for (const std::uint64_t lane : lanes)
-    sum += lane;
-  return sum;
+  return total_of(lanes);
 }
 
+template <ReadOrder kOrder>
 MELT_TARGET("avx512f") std::uint64_t read_avx512(const std::uint64_t* words, std::size_t n_words) {
   __m512i sums[8];
   MELT_EACH_CHAIN(i, 8) sums[i] = _mm512_setzero_si512();
-  for (const std::uint64_t* end = words + n_words; words != end; words += 64)
-    MELT_EACH_CHAIN(i, 8) sums[i] = _mm512_add_epi64(sums[i], _mm512_load_si512(words + i * 8));
+  for (const std::uint64_t* end = words + n_words; words != end; words += kReadWords) {
+    MELT_EACH_CHAIN(i, kReadLines) {
+      sums[i % 8] = _mm512_add_epi64(sums[i % 8], _mm512_load_si512(words + line_at<kOrder>(i) * 8));
+      keep_load_order();
+    }
+  }
   alignas(64) std::uint64_t lanes[64];
   MELT_EACH_CHAIN(i, 8) _mm512_store_si512(lanes + i * 8, sums[i]);
-  std::uint64_t sum = 0;
-  for (const std::uint64_t lane : lanes)
-    sum += lane;
-  return sum;
+  return total_of(lanes);
 }
 
 MELT_TARGET("fma") double f32_scalar(std::uint64_t passes) {
@@ -203,10 +223,10 @@ const char* missing(bool has, bool saved, const char* no_instruction, const char
 Reader best_reader() {
   const CpuX86& cpu = cpu_x86();
   if (cpu.avx512f && cpu.os_avx512)
-    return {read_avx512, "64-byte loads (AVX-512)"};
+    return {read_avx512<ReadOrder::kSequential>, read_avx512<ReadOrder::kFourStreams>, "64-byte loads (AVX-512)"};
   if (cpu.avx2 && cpu.os_avx)
-    return {read_avx2, "32-byte loads (AVX2)"};
-  return {read_sse2, "16-byte loads (SSE2)"};
+    return {read_avx2<ReadOrder::kSequential>, read_avx2<ReadOrder::kFourStreams>, "32-byte loads (AVX2)"};
+  return {read_sse2<ReadOrder::kSequential>, read_sse2<ReadOrder::kFourStreams>, "16-byte loads (SSE2)"};
 }
 
 std::vector<Family> families() {

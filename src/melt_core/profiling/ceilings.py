@@ -44,6 +44,7 @@ def measure_ceilings(
     thread_counts: Sequence[int] | None = None,
     pin_threads: bool = True,
     huge_pages: bool = True,
+    sequential_reads: bool = False,
     measurement_s: float = 0.15,
     max_memory_bytes: int | None = None,
     on_progress: Callable[[str, float], None] | None = None,
@@ -55,6 +56,7 @@ def measure_ceilings(
         thread_counts: How many threads to measure with; default 1 to the number of usable CPUs, thinned out above 8.
         pin_threads: Whether to keep each thread on a CPU of its own.
         huge_pages: Whether to ask for huge pages, which need fewer page walks; mapped model files have small ones.
+        sequential_reads: Whether to read in one stream only, as most tools do; else the faster of one and of four.
         measurement_s: Seconds of timed rounds for each measurement.
         max_memory_bytes: Limit of the largest working set; default a quarter of the free memory, at most 2 GiB.
         on_progress: Called with a label and the share done; what it raises ends the measurement, and is raised.
@@ -69,6 +71,7 @@ def measure_ceilings(
         thread_counts=list(thread_counts or ()),
         pin_threads=pin_threads,
         huge_pages=huge_pages,
+        sequential_reads=sequential_reads,
         measurement_s=measurement_s,
         max_memory_bytes=max_memory_bytes or 0,
         on_progress=on_progress,
