@@ -124,6 +124,7 @@ set(MELT_MLC_SOURCES
 
 set(MELT_MLC_TEST_SOURCES
   cpp/tests/test_mlc.cpp
+  cpp/tests/test_mlc_calls.cpp
 )
 
 set(MELT_BINDING_SOURCES

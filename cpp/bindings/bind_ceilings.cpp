@@ -78,7 +78,8 @@ void bind_ceilings(py::module_& m) {
       .def_readonly("read_instructions", &CeilingResult::read_instructions)
       .def_readonly("pinned", &CeilingResult::pinned);
   m.def("measure_ceilings", &measure, py::kw_only(), py::arg("thread_counts"), py::arg("pin_threads"),
-        py::arg("huge_pages"), py::arg("sequential_reads"), py::arg("measurement_s"), py::arg("max_memory_bytes"), py::arg("on_progress"),
+        py::arg("huge_pages"), py::arg("sequential_reads"), py::arg("measurement_s"), py::arg("max_memory_bytes"),
+        py::arg("on_progress"),
         "Measures bandwidth and arithmetic ceilings with the GIL released. What on_progress raises ends it.");
 }
 

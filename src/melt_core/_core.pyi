@@ -358,7 +358,7 @@ def error_kinds() -> dict[str, int]:
     """
     Name -> number of each kind, so that a test can compare them with melt_core.errors.
     """
-def measure_ceilings(*, thread_counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], pin_threads: bool, huge_pages: bool, measurement_s: typing.SupportsFloat | typing.SupportsIndex, max_memory_bytes: typing.SupportsInt | typing.SupportsIndex, on_progress: collections.abc.Callable[[str, float], None] | None) -> CeilingResult:
+def measure_ceilings(*, thread_counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], pin_threads: bool, huge_pages: bool, sequential_reads: bool, measurement_s: typing.SupportsFloat | typing.SupportsIndex, max_memory_bytes: typing.SupportsInt | typing.SupportsIndex, on_progress: collections.abc.Callable[[str, float], None] | None) -> CeilingResult:
     """
     Measures bandwidth and arithmetic ceilings with the GIL released. What on_progress raises ends it.
     """

@@ -59,7 +59,7 @@ struct CeilingOptions {
   std::vector<std::uint32_t> thread_counts;  ///< empty: default_thread_counts() of the usable CPUs
   bool pin_threads = true;                   ///< one CPU each, where the system allows it
   bool huge_pages = true;                    ///< ask for them: a ceiling is without page walks, where possible
-  bool sequential_reads = false;             ///< one stream only, as most tools read; else four as well: the faster counts
+  bool sequential_reads = false;             ///< as most tools read; else in several ways, and the fastest counts
   double measurement_s = 0.15;               ///< for the timed rounds of one measurement
   std::uint64_t max_memory_bytes = 0;        ///< for the largest working set; 0: memory_cap_bytes()
   const std::atomic<bool>* cancel = nullptr;
@@ -71,7 +71,7 @@ struct CeilingResult {
   std::vector<Ceiling> ceilings;
   std::vector<AbsentCeiling> absent;
   std::vector<std::string> notes;  ///< how working sets were chosen, and what limits the figures
-  std::string read_instructions;   ///< what the read kernel used
+  std::string read_instructions;   ///< the widest that were tried; the notes say which were the fastest
   bool pinned = false;             ///< whether every thread of every measurement kept its own CPU
 };
 
@@ -97,7 +97,7 @@ std::vector<ArithmeticFamily> arithmetic_families();
 /// Raises: Error(kInvalidArgument) if there is no such family here.
 ArithmeticCheck run_arithmetic(const std::string& family, double multiply_adds);
 
-/// Measures all of it; on two threads in about five seconds. Starts and ends threads of its own.
+/// Measures all of it; on two threads in about six seconds. Starts and ends threads of its own.
 /// Raises: Error(kInvalidArgument); Error(kOutOfMemory) if the working set cannot be had; Error(kCancelled);
 /// Error(kRuntime) if threads cannot be started, or a kernel's result is wrong.
 CeilingResult measure_ceilings(const CeilingOptions& options);

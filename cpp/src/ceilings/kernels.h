@@ -16,8 +16,8 @@ using ReadKernel = std::uint64_t (*)(const std::uint64_t* words, std::size_t n_w
 constexpr int kReadLines = 16;  ///< cache lines of 64 bytes that a step of a kernel reads
 constexpr std::size_t kReadWords = kReadLines * 8;
 
-/// In which order a step reads its lines. Prefetchers tell the difference: from memory, four streams were up to 24 %
-/// faster than one on a Xeon of the fourth generation, and no order is the fastest everywhere.
+/// In which order a step reads its lines. Prefetchers tell the difference: from memory, one way to read was up to 24 %
+/// faster than another on a Xeon of the fourth generation, and none is the fastest everywhere.
 enum class ReadOrder { kSequential, kFourStreams };
 
 /// The `i`-th line that a step reads.
@@ -27,13 +27,13 @@ constexpr int line_at(int i) {
 }
 
 struct Reader {
-  ReadKernel sequential;
-  ReadKernel four_streams;
+  ReadKernel read;
   const char* instructions;
+  ReadOrder order;
 };
 
-/// The widest loads of this CPU.
-Reader best_reader();
+/// All that this CPU can run, the widest loads first, of each width the sequential one first.
+std::vector<Reader> readers();
 
 /// Repeats independent chains of multiply-adds, all operands in registers. Every product is 1, so that the sum of the
 /// accumulators is the number of multiply-adds. Exact for at most kMaxPasses passes.

@@ -143,8 +143,9 @@ bool has_bf16() {
 
 }  // namespace
 
-Reader best_reader() {
-  return {read_neon<ReadOrder::kSequential>, read_neon<ReadOrder::kFourStreams>, "16-byte loads (NEON)"};
+std::vector<Reader> readers() {
+  return {{read_neon<ReadOrder::kSequential>, "16-byte loads (NEON)", ReadOrder::kSequential},
+          {read_neon<ReadOrder::kFourStreams>, "16-byte loads (NEON)", ReadOrder::kFourStreams}};
 }
 
 std::vector<Family> families() {

@@ -24,8 +24,9 @@ std::uint64_t read_words(const std::uint64_t* words, std::size_t n_words) {
 
 }  // namespace
 
-Reader best_reader() {
-  return {read_words<ReadOrder::kSequential>, read_words<ReadOrder::kFourStreams>, "8-byte loads"};
+std::vector<Reader> readers() {
+  return {{read_words<ReadOrder::kSequential>, "8-byte loads", ReadOrder::kSequential},
+          {read_words<ReadOrder::kFourStreams>, "8-byte loads", ReadOrder::kFourStreams}};
 }
 
 std::vector<Family> families() {

@@ -47,7 +47,8 @@ std::uint64_t read_sse2(const std::uint64_t* words, std::size_t n_words) {
 }
 
 template <ReadOrder kOrder>
-MELT_TARGET("avx2") std::uint64_t read_avx2(const std::uint64_t* words, std::size_t n_words) {
+MELT_TARGET("avx2")
+std::uint64_t read_avx2(const std::uint64_t* words, std::size_t n_words) {
   __m256i sums[8];
   MELT_EACH_CHAIN(i, 8) sums[i] = _mm256_setzero_si256();
   for (const std::uint64_t* end = words + n_words; words != end; words += kReadWords) {
@@ -66,7 +67,8 @@ MELT_TARGET("avx2") std::uint64_t read_avx2(const std::uint64_t* words, std::siz
 }
 
 template <ReadOrder kOrder>
-MELT_TARGET("avx512f") std::uint64_t read_avx512(const std::uint64_t* words, std::size_t n_words) {
+MELT_TARGET("avx512f")
+std::uint64_t read_avx512(const std::uint64_t* words, std::size_t n_words) {
   __m512i sums[8];
   MELT_EACH_CHAIN(i, 8) sums[i] = _mm512_setzero_si512();
   for (const std::uint64_t* end = words + n_words; words != end; words += kReadWords) {
@@ -220,13 +222,19 @@ const char* missing(bool has, bool saved, const char* no_instruction, const char
 
 }  // namespace
 
-Reader best_reader() {
+std::vector<Reader> readers() {
   const CpuX86& cpu = cpu_x86();
+  std::vector<Reader> found;
+  const auto add = [&](const char* instructions, ReadKernel sequential, ReadKernel four_streams) {
+    found.push_back({sequential, instructions, ReadOrder::kSequential});
+    found.push_back({four_streams, instructions, ReadOrder::kFourStreams});
+  };
   if (cpu.avx512f && cpu.os_avx512)
-    return {read_avx512<ReadOrder::kSequential>, read_avx512<ReadOrder::kFourStreams>, "64-byte loads (AVX-512)"};
+    add("64-byte loads (AVX-512)", read_avx512<ReadOrder::kSequential>, read_avx512<ReadOrder::kFourStreams>);
   if (cpu.avx2 && cpu.os_avx)
-    return {read_avx2<ReadOrder::kSequential>, read_avx2<ReadOrder::kFourStreams>, "32-byte loads (AVX2)"};
-  return {read_sse2<ReadOrder::kSequential>, read_sse2<ReadOrder::kFourStreams>, "16-byte loads (SSE2)"};
+    add("32-byte loads (AVX2)", read_avx2<ReadOrder::kSequential>, read_avx2<ReadOrder::kFourStreams>);
+  add("16-byte loads (SSE2)", read_sse2<ReadOrder::kSequential>, read_sse2<ReadOrder::kFourStreams>);
+  return found;
 }
 
 std::vector<Family> families() {

@@ -80,7 +80,7 @@ class Ceilings:
         measured_at: UTC, ISO 8601.
         frequency_hz: Current frequency of the CPU when it was measured; None where the system does not say.
         pinned: Whether each thread kept a CPU of its own.
-        read_instructions: What the read kernel used.
+        read_instructions: The widest that bandwidths were tried with; the notes say which were the fastest.
         ceilings: The measured ones.
         absent: The others.
         notes: How working sets were chosen, what limits the figures, and what is missing.

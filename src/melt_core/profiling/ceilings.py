@@ -50,13 +50,14 @@ def measure_ceilings(
     on_progress: Callable[[str, float], None] | None = None,
     sysfs: Path = Path("/sys"),
 ) -> Ceilings:
-    """Measures read bandwidth and arithmetic rates; on two CPUs in about five seconds, all of them busy.
+    """Measures read bandwidth and arithmetic rates; on two CPUs in about six seconds, all of them busy.
 
     Args:
         thread_counts: How many threads to measure with; default 1 to the number of usable CPUs, thinned out above 8.
         pin_threads: Whether to keep each thread on a CPU of its own.
         huge_pages: Whether to ask for huge pages, which need fewer page walks; mapped model files have small ones.
-        sequential_reads: Whether to read in one stream only, as most tools do; else the faster of one and of four.
+        sequential_reads: Whether to read with the widest loads, address after address, as most tools do; else the
+            fastest of several widths and orders counts.
         measurement_s: Seconds of timed rounds for each measurement.
         max_memory_bytes: Limit of the largest working set; default a quarter of the free memory, at most 2 GiB.
         on_progress: Called with a label and the share done; what it raises ends the measurement, and is raised.

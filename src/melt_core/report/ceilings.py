@@ -28,7 +28,7 @@ def format_ceilings(ceilings: Ceilings) -> str:
         threads = "" if absent.n_threads is None else f", {absent.n_threads} threads"
         lines += _line("absent", human.plain(f"{absent.family}{threads}: {absent.reason}"))
     lines.append("")
-    for note in (f"read with {ceilings.read_instructions}", *ceilings.notes):
+    for note in (f"widest reads tried: {ceilings.read_instructions}", *ceilings.notes):
         lines += _line("note", human.plain(note))
     return "\n".join(lines)
 

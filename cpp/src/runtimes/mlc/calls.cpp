@@ -6,20 +6,6 @@
 namespace melt::mlc {
 namespace {
 
-/// Hash of the shape words of all tensors among the arguments.
-std::uint64_t shape_hash(const TVMFFIAny* args, std::int32_t n_args) noexcept {
-  std::uint64_t hash = 14695981039346656037u;
-  for (std::int32_t i = 0; i < n_args; ++i) {
-    const DLTensor* tensor = tensor_of(args[i]);
-    if (tensor == nullptr)
-      continue;
-    hash = (hash ^ static_cast<std::uint64_t>(tensor->ndim)) * 1099511628211u;
-    for (std::int32_t axis = 0; axis < tensor->ndim; ++axis)
-      hash = (hash ^ static_cast<std::uint64_t>(tensor->shape[axis])) * 1099511628211u;
-  }
-  return hash;
-}
-
 /// The first integer among the arguments of a KV cache function is the layer.
 std::int64_t layer_argument(const TVMFFIAny* args, std::int32_t n_args) noexcept {
   for (std::int32_t i = 0; i < n_args; ++i) {
@@ -61,6 +47,8 @@ void CallStore::reserve(std::size_t n_calls) {
   const std::size_t n_kept = calls_.size(), n_tensors_kept = tensors_.size();
   calls_.resize(n_calls);
   calls_.resize(n_kept);
+  expected_.resize(n_calls);
+  expected_.resize(n_kept);
   tensors_.resize(n_calls * kTensorsPerCall);
   tensors_.resize(n_tensors_kept);
 }
@@ -68,6 +56,7 @@ void CallStore::reserve(std::size_t n_calls) {
 void CallStore::clear() noexcept {
   n_slots_ = 0;
   calls_.clear();
+  expected_.clear();
   tensors_.clear();
 }
 
@@ -76,39 +65,41 @@ bool CallStore::open_slot(const EvaluationKey& key) noexcept {
     return false;
   slots_[n_slots_] = {key, static_cast<std::uint32_t>(calls_.size()), 0};
   slot_ = n_slots_++;
-  capturing_ = true;
+  n_known_ = 0;
   return true;
 }
 
 std::uint32_t CallStore::begin(const EvaluationKey& key) noexcept {
-  position_ = 0;
-  capturing_ = failed_ = false;
+  position_ = n_known_ = 0;
+  failed_ = false;
   for (std::uint32_t i = n_slots_; i-- > 0;) {
-    if (slots_[i].key == key)
+    if (slots_[i].key == key && slots_[i].n_calls != 0) {
+      known_ = expected_.data() + slots_[i].first;
+      n_known_ = slots_[i].n_calls;
       return slot_ = i;
+    }
   }
   failed_ = !open_slot(key);
   return failed_ ? UINT32_MAX : slot_;
 }
 
-std::uint32_t CallStore::next(const FunctionInfo& function, std::uint32_t outer, const TVMFFIAny* args,
-                              std::int32_t n_args) noexcept {
-  const std::uint32_t at = position_++;
-  if (failed_)
-    return kMachineNode;
-  // The kernels inside attention take page tables whose length grows with the context: their shapes prove nothing.
-  const bool compared = function.kind == FunctionKind::kKernel && outer == kNoCall;
-  const std::uint64_t shapes = compared ? shape_hash(args, n_args) : 0;
-  if (!capturing_) {
-    const Slot& slot = slots_[slot_];
-    if (at < slot.n_calls) {
-      const CapturedCall& expected = calls_[slot.first + at];
-      if (expected.function == &function && expected.shapes == shapes && expected.outer == outer)
-        return expected.node;
-    }
-    part_ways();
+std::uint64_t CallStore::hash_shapes(std::uint64_t hash, const TVMFFIAny* args, std::int32_t n_args) noexcept {
+  for (std::int32_t i = 0; i < n_args; ++i) {
+    const DLTensor* tensor = tensor_of(args[i]);
+    if (tensor == nullptr)
+      continue;
+    hash = (hash ^ static_cast<std::uint64_t>(tensor->ndim)) * 1099511628211u;
+    for (std::int32_t axis = 0; axis < tensor->ndim; ++axis)
+      hash = (hash ^ static_cast<std::uint64_t>(tensor->shape[axis])) * 1099511628211u;
   }
-  return failed_ ? kMachineNode : capture(function, outer, shapes, args, n_args);
+  return hash;
+}
+
+std::uint32_t CallStore::unexpected(const FunctionInfo& function, std::uint32_t outer, std::uint64_t hash,
+                                    const TVMFFIAny* args, std::int32_t n_args) noexcept {
+  if (n_known_ != 0)
+    part_ways();
+  return failed_ ? kMachineNode : capture(function, outer, hash, args, n_args);
 }
 
 /// The calls are no longer those of the slot: what was like them so far begins a slot of its own.
@@ -117,14 +108,17 @@ void CallStore::part_ways() noexcept {
   const std::uint32_t n_same = position_ - 1;
   if (calls_.size() + n_same > n_reserved_ || !open_slot(known.key)) {
     failed_ = true;
+    n_known_ = 0;
     return;
   }
-  for (std::uint32_t i = 0; i < n_same; ++i)
+  for (std::uint32_t i = 0; i < n_same; ++i) {
     calls_.push_back(calls_[known.first + i]);
+    expected_.push_back(expected_[known.first + i]);
+  }
   slots_[slot_].n_calls = n_same;
 }
 
-std::uint32_t CallStore::capture(const FunctionInfo& function, std::uint32_t outer, std::uint64_t shapes,
+std::uint32_t CallStore::capture(const FunctionInfo& function, std::uint32_t outer, std::uint64_t hash,
                                  const TVMFFIAny* args, std::int32_t n_args) noexcept {
   Slot& slot = slots_[slot_];
   if (calls_.size() >= n_reserved_ ||
@@ -134,7 +128,6 @@ std::uint32_t CallStore::capture(const FunctionInfo& function, std::uint32_t out
   }
   CapturedCall call{};
   call.function = &function;
-  call.shapes = shapes;
   call.outer = outer;
   call.layer = function.kind == FunctionKind::kAttention ? layer_argument(args, n_args) : -1;
   call.first_tensor = static_cast<std::uint32_t>(tensors_.size());
@@ -154,6 +147,7 @@ std::uint32_t CallStore::capture(const FunctionInfo& function, std::uint32_t out
   }
   call.n_tensors = static_cast<std::uint32_t>(tensors_.size()) - call.first_tensor;
   calls_.push_back(call);
+  expected_.push_back({hash, call.node});
   ++slot.n_calls;
   return call.node;
 }

@@ -19,8 +19,8 @@ enum class FunctionKind : std::uint8_t {
 };
 
 struct FunctionInfo {
-  std::string name;
   FunctionKind kind = FunctionKind::kKernel;
+  std::string name;
 };
 
 struct CapturedTensor {
@@ -38,8 +38,7 @@ constexpr std::uint32_t kNoCall = UINT32_MAX;
 
 struct CapturedCall {
   const FunctionInfo* function;
-  std::uint64_t shapes;  ///< hash of all shape words
-  std::int64_t layer;    ///< of an attention function: its first integer argument; else -1
+  std::int64_t layer;  ///< of an attention function: its first integer argument; else -1
   std::uint32_t first_tensor;
   std::uint32_t n_tensors;
   std::uint32_t node;   ///< of the op definition: calls of bookkeeping functions share one
@@ -72,7 +71,14 @@ class CallStore {
   std::uint32_t begin(const EvaluationKey& key) noexcept;
   /// The next call of the evaluation; returns its node. kMachineNode where there was no room to capture it.
   std::uint32_t next(const FunctionInfo& function, std::uint32_t outer, const TVMFFIAny* args,
-                     std::int32_t n_args) noexcept;
+                     std::int32_t n_args) noexcept {
+    const std::uint32_t at = position_++;
+    const std::uint64_t hash = hash_of(function, outer, args, n_args);
+    if (at >= n_known_ || known_[at].hash != hash)
+      return unexpected(function, outer, hash, args, n_args);
+    __builtin_prefetch(known_ + at + kPrefetched);
+    return known_[at].node;
+  }
   /// Place of the last next() in the sequence.
   std::uint32_t position() const noexcept { return position_ - 1; }
   /// The evaluation's slot, which is another than begin() said if the calls differed; UINT32_MAX: no room for them.
@@ -92,10 +98,27 @@ class CallStore {
     std::uint32_t first = 0;
     std::uint32_t n_calls = 0;
   };
+  /// What next() needs of a captured call, apart from the rest: it is read for each call of each token, between kernels
+  /// that leave nothing in the caches.
+  struct Expected {
+    std::uint64_t hash;  ///< of function, outer call and shapes
+    std::uint32_t node;
+  };
+  static constexpr std::uint32_t kPrefetched = 8;  // calls ahead, which is two cache lines
   static constexpr std::uint32_t kMaxSlots = 256;
   static constexpr std::size_t kTensorsPerCall = 4;
 
-  std::uint32_t capture(const FunctionInfo& function, std::uint32_t outer, std::uint64_t shapes, const TVMFFIAny* args,
+  /// The kernels inside attention take page tables whose length grows with the context: their shapes prove nothing.
+  static std::uint64_t hash_of(const FunctionInfo& function, std::uint32_t outer, const TVMFFIAny* args,
+                               std::int32_t n_args) noexcept {
+    const std::uint64_t hash = (reinterpret_cast<std::uintptr_t>(&function) ^ outer) * 14695981039346656037u;
+    const bool with_shapes = function.kind == FunctionKind::kKernel && outer == kNoCall;
+    return with_shapes ? hash_shapes(hash, args, n_args) : hash;
+  }
+  static std::uint64_t hash_shapes(std::uint64_t hash, const TVMFFIAny* args, std::int32_t n_args) noexcept;
+  std::uint32_t unexpected(const FunctionInfo& function, std::uint32_t outer, std::uint64_t hash, const TVMFFIAny* args,
+                           std::int32_t n_args) noexcept;
+  std::uint32_t capture(const FunctionInfo& function, std::uint32_t outer, std::uint64_t hash, const TVMFFIAny* args,
                         std::int32_t n_args) noexcept;
   bool open_slot(const EvaluationKey& key) noexcept;
   void part_ways() noexcept;
@@ -103,12 +126,14 @@ class CallStore {
   std::vector<Slot> slots_ = std::vector<Slot>(kMaxSlots);
   std::uint32_t n_slots_ = 0;
   std::vector<CapturedCall> calls_;
+  std::vector<Expected> expected_;  // of each of calls_
   std::vector<CapturedTensor> tensors_;
   std::size_t n_reserved_ = 0;
-  std::uint32_t slot_ = 0;      // of the evaluation under way
-  std::uint32_t position_ = 0;  // of its next call
-  bool capturing_ = false;
-  bool failed_ = false;  // no room
+  std::uint32_t slot_ = 0;           // of the evaluation under way
+  std::uint32_t position_ = 0;       // of its next call
+  const Expected* known_ = nullptr;  // what the slot held when it began
+  std::uint32_t n_known_ = 0;        // 0: the calls are captured, or there was no room
+  bool failed_ = false;              // no room
 };
 
 }  // namespace melt::mlc

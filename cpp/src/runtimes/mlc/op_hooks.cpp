@@ -7,6 +7,7 @@
 namespace melt::mlc {
 namespace {
 
+constexpr std::uint32_t kPrefetchedStamps = 8;  // ahead, which is two cache lines
 constexpr std::size_t kEvaluationsAtOnce = 12;  // of one run: decode for each 256 positions, prefills
 
 FunctionKind kind_of(const std::string& name) {
@@ -34,7 +35,7 @@ Value OpHooks::hooked(const std::string& name, const Value& inner) {
   if (is_idle_ || is_register_move(name))
     return held;
   Hook& hook = hooks_.emplace_back();
-  hook.info = {name, kind_of(name)};
+  hook.info = {kind_of(name), name};
   hook.owner = this;
   hook.inner = function;
   hook.call = TVMFFIFunctionGetCellPtr(function)->safe_call;
@@ -86,7 +87,9 @@ void OpHooks::stamp(std::uint64_t ticks, std::uint32_t node) noexcept {
   if (ring_->count == ring_->capacity) {
     ++ring_->dropped;
   } else {
-    ring_->stamps[ring_->count++] = {ticks, node, node};
+    melt_stamp* const free_stamp = ring_->stamps + ring_->count++;
+    *free_stamp = {ticks, node, node};
+    __builtin_prefetch(free_stamp + kPrefetchedStamps, 1);
   }
 }
 
@@ -104,14 +107,17 @@ int OpHooks::on_call(void* self, const TVMFFIAny* args, std::int32_t n_args, TVM
   return status;
 }
 
-/// What this itself costs counts as the machine's: the clock is read last before the call and first after it.
+/// What this itself costs counts as the machine's: the clock is read last before the call and first after it. The way
+/// to a bookkeeping function is the machine's too, so its begin is not stamped: each reading of the clock keeps the
+/// processor from running ahead (docs/mlc.md).
 int OpHooks::recorded(Hook& hook, const TVMFFIAny* args, std::int32_t n_args, TVMFFIAny* result) noexcept {
   const std::uint32_t node_around = node_, outer_around = outer_;
   const std::uint32_t node = calls_.next(hook.info, outer_around, args, n_args);
   if (hook.info.kind != FunctionKind::kBookkeeping)
     outer_ = calls_.position();
   node_ = node;
-  stamp(melt_ticks(), node_around);
+  if (hook.info.kind != FunctionKind::kBookkeeping)
+    stamp(melt_ticks(), node_around);
   const int status = hook.call(hook.inner, args, n_args, result);
   const std::uint64_t end = melt_ticks();
   stamp(end, node);

@@ -49,12 +49,13 @@ class OpHooks final : public OpSource {
   const CallStore& calls() const noexcept { return calls_; }
 
  private:
-  struct Hook {
-    FunctionInfo info;
+  /// What each call needs comes first, in one cache line.
+  struct alignas(64) Hook {
     OpHooks* owner;
     TVMFFIObject* inner;
     TVMFFISafeCallType call;
     StorageLog::Role role;
+    FunctionInfo info;
     Value held;  // the reference behind `inner`
   };
 
