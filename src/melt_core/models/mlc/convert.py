@@ -30,6 +30,7 @@ from melt_core.models.mlc.source import Chat, Source
 from melt_core.models.mlc.targets import Machine, machine_of
 from melt_core.models.mlc.verify import Verification, verify_shards, verify_values
 from melt_core.models.mlc.writer import ShardWriter
+from melt_core.models.mlc_files import CONFIG_NAME
 
 #: Most tokens of one evaluation, as MLC's default.
 PREFILL_CHUNK = 2048
@@ -262,7 +263,7 @@ def _write_config(folder: Path, source: Source, q: Quantization, tokenizer_files
         "tokenizer_files": tokenizer_files,
         **_chat_values(chat),
     }
-    (folder / "mlc-chat-config.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
+    (folder / CONFIG_NAME).write_text(json.dumps(values, indent=2), encoding="utf-8")
 
 
 def _chat_values(chat: Chat) -> dict[str, object]:
