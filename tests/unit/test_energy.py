@@ -102,6 +102,8 @@ def test_without_idle_windows_nothing_is_net_and_it_says_why() -> None:
     assert report.total.net_j is None
     assert report.total.gross_j is not None
     assert "--idle-s" in report.missing["idle_w"]
+    # AND on a simulated clock, as this trace's, that alone would not do
+    assert "clock=host (a simulated clock stands still" in report.missing["idle_w"]
 
 
 def test_idle_power_that_drifts_is_a_warning() -> None:
