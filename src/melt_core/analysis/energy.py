@@ -200,7 +200,7 @@ def _combined(trace: Trace, supplies: Sequence[Supply], edges: Array) -> EnergyC
     for supply in supplies:
         curve = curve_of(supply, edges, lambda time_ns: phase_numbers(trace, time_ns))
         if isinstance(curve, str):
-            return f"{supply.name}: {curve}"
+            return curve if len(supplies) == 1 else f"{supply.name}: {curve}"  # who prints it names the source
         curves.append(curve)
     curve = summed(curves)
     spans = _run_spans(trace)
