@@ -313,8 +313,12 @@ def test_processors_get_what_they_have() -> None:
     assert not x86_machine("x86_64-apple-darwin", four | {"amx_tile", "amx_bf16", "avx512_bf16"}).amx
     plain = x86_machine("x86_64-linux-gnu", four)
     assert (plain.cpu, plain.vnni, plain.features) == ("x86-64-v4", False, ())
+    # AND what a library's metadata says that its processor must have is what was there
+    assert {"bmi", "avx512vl", "avx512vnni", "amx-bf16"} < set(amx.needs)
+    assert len(plain.needs) == len(four)
     assert x86_machine("x86_64-linux-gnu", four - {"avx512vl"}).cpu == "x86-64-v3"
-    assert x86_machine("x86_64-linux-gnu", set()).lanes == 4
+    least = x86_machine("x86_64-linux-gnu", set())
+    assert (least.lanes, least.needs) == (4, ())
 
 
 def test_the_directory_of_a_conversion_is_the_reference(mlc_plain: Path) -> None:
