@@ -206,6 +206,8 @@ def test_commands(
     from melt_core.devices import device as devices
 
     output = tmp_path / "x.melt"
+    assert main(["devices", "--json", "list", "local"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["devices"]) == 1
     assert main(["devices", "list", "local", "--json"]) == 0
     (listed,) = json.loads(capsys.readouterr().out)["devices"]
     assert (listed["uri"], listed["state"]) == ("local", "ready")
