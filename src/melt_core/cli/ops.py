@@ -6,7 +6,7 @@ import argparse
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from melt_core.cli._output import open_trace, print_json
+from melt_core.cli._output import open_trace, print_json, terminal_width
 from melt_core.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ def run(args: argparse.Namespace) -> int:
     from melt_core.report.activations import activation_lines
     from melt_core.report.text import WIDTH, format_table
 
-    print(format_table(table, max_rows=args.top or _TEXT_ROWS))
-    print("\n".join(activation_lines(trace)))
+    print(format_table(table, max_rows=args.top or _TEXT_ROWS, width=max(WIDTH, terminal_width() or 0)))
+    for line in activation_lines(trace):
+        print(line)
     for line in _notes(trace, whole, left_out=args.no_disturbed, counters=args.counters):
         print(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
     return 0
