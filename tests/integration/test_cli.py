@@ -16,7 +16,7 @@ import pytest
 import melt_core as melt
 from melt_core.cli.main import COMMANDS
 
-from .conftest import TIMEOUT_S, Outcome
+from .conftest import SHORT, TIMEOUT_S, Outcome
 
 Cli = Callable[..., Outcome]
 N_PROMPT, N_OUTPUT, N_REPEATS, N_WARMUP = 16, 5, 3, 1
@@ -203,6 +203,17 @@ def test_models_lists_finds_and_inspects(demo: Path, tiny_llama: Path, cli: Cli)
     up = next(tensor for tensor in inspected["tensors"] if tensor["name"] == "blk.0.ffn_up.weight")
     assert (up["shape"], up["type"], up["size_bytes"]) == ([1536, 576], "q4_1", 1536 * 576 * 20 // 32)
     assert "bits per weight" in cli("models", "inspect", tiny_llama).out
+
+
+@pytest.mark.parametrize(
+    ("levels", "command"), [("tokens", "summary"), ("tokens,memory", "memory"), ("memory,counters", "ops")]
+)
+def test_the_command_that_is_named_next_works(levels: str, command: str, cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "t.melt"
+    model = ("layers=1,op_ns=10", "--runtime", "synthetic")
+    printed = cli("profile", *model, *SHORT, "--levels", levels, "-o", path).out.splitlines()[-1]
+    assert printed == f"trace: {path}   next: melt {command} {path}"
+    assert cli(command, path).code == 0
 
 
 def test_doctor_says_what_can_be_measured(cli: Cli) -> None:

@@ -127,8 +127,15 @@ def run(args: argparse.Namespace) -> int:
         else:
             print(text.format_summary(summary))
             if args.output:
-                print(f"trace: {output}   next: melt ops {output}")
+                print(f"trace: {output}   next: melt {_next_command(args.levels)} {output}")
     return 0
+
+
+def _next_command(levels: str) -> str:
+    """Returns the command that shows what a trace of these levels has most of."""
+    if "ops" in levels or "counters" in levels:  # counters are read at ops
+        return "ops"
+    return "memory" if "memory" in levels else "summary"
 
 
 def _profile(args: argparse.Namespace, output: Path) -> Any:
