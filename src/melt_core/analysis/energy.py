@@ -391,4 +391,7 @@ def _no_sensor(trace: Trace, missing: Mapping[str, str]) -> str:
     shown = {name: why for name, why in {**reasons, **missing}.items() if any(word in name.lower() for word in words)}
     text = "; ".join(f"{name}: {why}" for name, why in shown.items())
     where = trace.path or "the trace"
-    return f"{where} has no readings of power or energy{': ' + text if text else ': no sensor was recorded'}"
+    return (
+        f"{where} has no readings of power or energy (`melt meter join` adds those of an external meter): "
+        f"{text or 'no sensor was recorded'}"
+    )

@@ -45,7 +45,11 @@ def add_parser(subparsers: Any) -> None:
         "--device", default="local", metavar="URI", help="run there: adb:SERIAL, ssh:[user@]HOST[:PORT], ios:UDID"
     )
     parser.add_argument(
-        "--gate-wait", type=float, default=60.0, metavar="S", help="with --device: how long to wait until it has cooled"
+        "--gate-wait",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="with --device: how long to wait until it has cooled (default: 60)",
     )
     parser.add_argument("-o", "--output", metavar="T.melt", help="keep the trace in this file")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -56,8 +60,10 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     """How the model is loaded."""
     parser.add_argument("--threads", type=int, metavar="N", help="computing threads (default: one per usable CPU)")
     parser.add_argument("--ctx", type=int, default=2048, metavar="N", help="context length in tokens (default: 2048)")
-    parser.add_argument("--batch", type=int, default=2048, metavar="N", help="most tokens in one evaluation")
-    parser.add_argument("--ubatch", type=int, default=512, metavar="N", help="most tokens in one graph")
+    parser.add_argument(
+        "--batch", type=int, default=2048, metavar="N", help="most tokens in one evaluation (default: 2048)"
+    )
+    parser.add_argument("--ubatch", type=int, default=512, metavar="N", help="most tokens in one graph (default: 512)")
     parser.add_argument("--runtime", default="llama.cpp", help="llama.cpp (default), mlc or synthetic")
     parser.add_argument(
         "--model-lib", metavar="LIB", help="MLC: the compiled model (default: the one in the directory)"
