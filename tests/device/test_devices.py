@@ -16,7 +16,8 @@ from melt_core.cli.main import main
 from melt_core.devices import Device, GateLimits, Measurement
 from melt_core.devices.journal import Journal
 from melt_core.errors import DeviceBusyError, InvalidArgumentError
-from melt_core.profiling import ProfileRequest, profile_in_child, profile_on_device
+from melt_core.profiling import ProfileRequest, profile_in_child
+from melt_core.profiling.remote import profile_on_device
 from melt_core.trace import Trace
 from melt_core.transports import LocalTransport, Transport
 

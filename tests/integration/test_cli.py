@@ -265,3 +265,14 @@ def test_importing_is_light_and_changes_nothing(start_python: Any) -> None:
     assert err == ""
     heavy = {"pyarrow", "pandas", "jinja2", "matplotlib", "torch", "gguf", "requests", "asyncio", "http", "urllib3"}
     assert not heavy & set(out.split())
+
+
+def test_a_local_profile_needs_nothing_of_devices(start_python: Any) -> None:
+    # Their import takes as long as all else of the child process.
+    script = (
+        "import sys, melt_core as melt, melt_core.profiling.worker\n"
+        "with melt.load('layers=1', runtime='synthetic') as llm, melt.profile(llm) as prof:\n"
+        "    prof.run([1], max_tokens=1)\n"
+        "print([name for name in sys.modules if name.startswith(('melt_core.devices', 'melt_core.transports'))])"
+    )
+    assert start_python(script).communicate(timeout=TIMEOUT_S) == ("[]\n", "")

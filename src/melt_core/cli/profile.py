@@ -199,7 +199,7 @@ def _profile_on_device(request: Any, args: argparse.Namespace) -> Any:
     from melt_core.cli.devices import show_event
     from melt_core.devices import GateLimits
     from melt_core.devices.discovery import remember
-    from melt_core.profiling import profile_on_device
+    from melt_core.profiling.remote import profile_on_device
 
     limits = GateLimits(wait_s=args.gate_wait)
     remember(args.device)
