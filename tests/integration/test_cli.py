@@ -276,3 +276,10 @@ def test_a_local_profile_needs_nothing_of_devices(start_python: Any) -> None:
         "print([name for name in sys.modules if name.startswith(('melt_core.devices', 'melt_core.transports'))])"
     )
     assert start_python(script).communicate(timeout=TIMEOUT_S) == ("[]\n", "")
+
+
+def test_help_needs_no_numpy(start_python: Any) -> None:
+    script = "import sys; from melt_core.cli.main import main; main(['--help']); sys.exit('numpy' in sys.modules)"
+    child = start_python(script)
+    child.communicate(timeout=TIMEOUT_S)
+    assert child.returncode == 0

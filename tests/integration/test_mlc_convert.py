@@ -18,11 +18,12 @@ import melt_core as melt
 from fakes.mlc_model import write_source
 from fakes.tiny_models import TensorType, write_model
 from melt_core.errors import InvalidArgumentError, MissingExtraError, ModelError, StorageError
-from melt_core.models.mlc import convert
+from melt_core.models.mlc.convert import convert
 from melt_core.models.mlc.gguf_header import GgufHeader
 from melt_core.models.mlc.gguf_tokenizer import write_tokenizer
 from melt_core.models.mlc.open import open_source
-from melt_core.models.mlc.quantization import dequantize, quantization_of, quantize
+from melt_core.models.mlc.packing import dequantize, quantize
+from melt_core.models.mlc.quantization import quantization_of
 from melt_core.models.mlc.reference import Reference
 from melt_core.models.mlc.targets import machine_of, x86_machine
 from melt_core.models.mlc.verify import reference_of, verify_shards, verify_values

@@ -18,7 +18,7 @@ from typing import Any
 from melt_core.devices.agents import HASH_DIGITS, MODELS, Platform, deploy
 from melt_core.errors import InvalidArgumentError, ModelError, StorageError
 from melt_core.models.hashes import digest_of, digest_of_files
-from melt_core.models.mlc_files import CACHE_NAMES, CONFIG_NAME
+from melt_core.models.mlc.files import CACHE_NAMES, CONFIG_NAME
 from melt_core.transports import RemotePath, Transport
 
 RUNTIMES = RemotePath.of("runtimes")

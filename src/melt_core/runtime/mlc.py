@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from melt_core.errors import MissingExtraError, ModelError
-from melt_core.models.mlc_files import CONFIG_NAME
+from melt_core.models.mlc.files import CONFIG_NAME
 from melt_core.runtime.checks import checked_text
 
 #: The extra of this package that brings TVM and ``tokenizers``.

@@ -24,13 +24,14 @@ from pathlib import Path
 
 from melt_core.errors import InvalidArgumentError, MissingExtraError, ModelError, StorageError
 from melt_core.models.mlc.config import ModelConfig
+from melt_core.models.mlc.files import CONFIG_NAME
 from melt_core.models.mlc.open import open_source
-from melt_core.models.mlc.quantization import Quantization, quantization_of, quantize
+from melt_core.models.mlc.packing import quantize
+from melt_core.models.mlc.quantization import Quantization, quantization_of
 from melt_core.models.mlc.source import Chat, Source
 from melt_core.models.mlc.targets import Machine, machine_of
 from melt_core.models.mlc.verify import Verification, verify_shards, verify_values
 from melt_core.models.mlc.writer import ShardWriter
-from melt_core.models.mlc_files import CONFIG_NAME
 
 #: Most tokens of one evaluation, as MLC's default.
 PREFILL_CHUNK = 2048

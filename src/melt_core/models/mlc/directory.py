@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from melt_core.errors import ModelError, StorageError
-from melt_core.models.mlc_files import CACHE_NAMES, CONFIG_NAME
+from melt_core.models.mlc.files import CACHE_NAMES, CONFIG_NAME
 
 _LIBRARIES = ("*.so", "*.dylib", "*.tar")
 

@@ -25,12 +25,13 @@ import numpy as np
 
 from melt_core.errors import ModelError
 from melt_core.models.mlc.config import ModelConfig
-from melt_core.models.mlc.quantization import Quantization, dequantize, quantization_of
+from melt_core.models.mlc.files import CACHE_NAMES, CONFIG_NAME
+from melt_core.models.mlc.packing import dequantize
+from melt_core.models.mlc.quantization import Quantization, quantization_of
 from melt_core.models.mlc.reference import Reference
 from melt_core.models.mlc.source import FloatArray, Source
 from melt_core.models.mlc.targets import Machine
 from melt_core.models.mlc.writer import read_parameters
-from melt_core.models.mlc_files import CACHE_NAMES, CONFIG_NAME
 
 N_PREFILL, N_DECODE = 20, 4
 

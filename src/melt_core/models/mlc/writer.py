@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from melt_core.models.mlc_files import CACHE_NAMES
+from melt_core.models.mlc.files import CACHE_NAMES
 
 SHARD_BYTES = 32 << 20
 

@@ -1,7 +1,4 @@
-"""What the files of an MLC model directory are called.
-
-Apart from the package `mlc`, which converts: who only looks into a directory need not import that.
-"""
+"""What the files of an MLC model directory are called."""
 
 from __future__ import annotations
 
