@@ -214,6 +214,8 @@ def test_the_command_that_is_named_next_works(levels: str, command: str, cli: Cl
     printed = cli("profile", *model, *SHORT, "--levels", levels, "-o", path).out.splitlines()[-1]
     assert printed == f"trace: {path}   next: melt {command} {path}"
     assert cli(command, path).code == 0
+    if command != "ops":
+        assert "holds no ops: record it with `melt profile --levels tokens,ops`" in cli("ops", path).complaint
 
 
 def test_doctor_says_what_can_be_measured(cli: Cli) -> None:

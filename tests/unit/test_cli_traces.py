@@ -106,6 +106,7 @@ def test_damage_is_said_on_standard_error(damaged: str, capsys: pytest.CaptureFi
         (["ops"], 2, "see 'melt ops --help'"),
         (["ops", "TOY", "--by", "colour"], 2, "invalid choice: 'colour'"),
         (["ops", "TOY", "--top", "0"], 2, "ask for at least one row"),
+        (["ops", "TOY", "x", "--y"], 2, "unrecognized arguments: x --y; see 'melt ops --help'"),
         (["export", "TOY", "--format", "csv"], 2, "required: -o/--output"),
         (["export", "TOY", "--format", "csv", "-o", "x", "--run", "9"], 2, "the trace has runs 0 to 3"),
         (["summary", "none.melt"], 1, "cannot read none.melt: No such file or directory"),
