@@ -13,8 +13,8 @@ from melt_core.errors import InvalidArgumentError, StorageError
 from melt_core.models import pypi
 from melt_core.trace.storage import written_atomically
 
-#: Of files; the parameters of one model may be a thousand.
-_MOST_REMEMBERED = 4096
+#: Of files; an MLC model has one for every 32 MiB of parameters.
+_MOST_REMEMBERED = 1024
 
 
 def digest_of(model: Path) -> tuple[str, int]:
