@@ -28,7 +28,8 @@ demo: setup  ## fetch a small model, profile it, print its ops, write out/demo.h
 test: setup  ## run the C++ and the Python tests
 	ctest --test-dir build/py --output-on-failure
 	@# Two at a time: the tests of a file in one process, files in their order, in which the longest come first.
-	$(PY) -m pytest -m "not alone and not vm" -n 2 --dist loadfile --no-loadscope-reorder
+	@# A test that ends its process ends the run, and is named: pytest-xdist would start another process and wait for ever.
+	$(PY) -m pytest -m "not alone and not vm" -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 	$(PY) -m pytest -m alone
 
 setup: build/.installed  ## make .venv with all tools, compile, install editable; does only what is missing

@@ -46,7 +46,7 @@ def mlc_model(quantization: str) -> Path:
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
     folder = ROOT / "out" / "mlc" / f"demo-{quantization}-{digest}"
     if not folder.exists():
-        from melt_core.models.mlc import convert
+        from melt_core.models.mlc.convert import convert
 
         print(f"converting the demo model to {quantization} ...", file=sys.stderr, flush=True)
         convert(demo_model(), folder, quantization=quantization)

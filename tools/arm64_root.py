@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from arm64_packages import Arm64Packages, make_links_relative, run
-from third_party import ThirdPartyError, locked, pypi, say
+from third_party import ThirdPartyError, cache_dir, locked, say
 
 PACKAGES = ("libc6", "libpython3-dev", "libstdc++6", "python3")
 WHEELS = ("numpy", "psutil")
@@ -22,7 +22,7 @@ VERSION = 1  # of what this file makes
 
 def made_root() -> Path:
     """Returns where the folder is, or would be."""
-    path: Path = pypi.cache_dir() / "arm64" / f"root-{VERSION}"
+    path: Path = cache_dir() / "arm64" / f"root-{VERSION}"
     return path
 
 

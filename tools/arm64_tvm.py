@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from arm64_packages import run
-from third_party import ThirdPartyError, locked, pypi, say
+from third_party import ThirdPartyError, cache_dir, locked, say
 
 PACKAGES = ("apache-tvm", "apache-tvm-ffi")
 LIBRARIES = ("libtvm_ffi.so", "libtvm_runtime.so")
@@ -35,7 +35,7 @@ def wanted() -> list[str]:
 
 def folder() -> Path:
     """Returns where the libraries are, or would be."""
-    path: Path = pypi.cache_dir() / "arm64" / "-".join(name.replace("==", "-") for name in wanted())
+    path: Path = cache_dir() / "arm64" / "-".join(name.replace("==", "-") for name in wanted())
     return path
 
 

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 import arm64_root
-from third_party import ROOT, ThirdPartyError, locked, pypi, say
+from third_party import ROOT, ThirdPartyError, cache_dir, locked, say
 
 #: Clang, headers and C libraries for every target in one package; 0.17 is Clang 22.
 ZIG = "ziglang==0.17.1"
@@ -151,7 +151,7 @@ def _kept(agent: Path, preset: str) -> Path:
     """Copies an agent to where `melt_core.devices` finds it without a source tree."""
     lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
     version = next(line.split('"')[1] for line in lines if line.startswith("version = "))
-    kept: Path = pypi.cache_dir() / "agents" / version / preset / agent.name
+    kept: Path = cache_dir() / "agents" / version / preset / agent.name
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
         Path(shutil.copy2(agent, scratch)).replace(kept)
@@ -161,7 +161,7 @@ def _kept(agent: Path, preset: str) -> Path:
 def _pip_folder(name: str, requirements: tuple[str, ...]) -> Path:
     """Returns a folder of the cache with these packages and what they need, for tools that no project depends on."""
     key = "-".join(requirement.replace("=", "").replace(">", "").replace("<", "") for requirement in requirements)
-    folder: Path = pypi.cache_dir() / "tools" / f"{name}-{key.replace(',', '_')}"
+    folder: Path = cache_dir() / "tools" / f"{name}-{key.replace(',', '_')}"
     with locked(folder):
         if not folder.is_dir():
             say(f"fetching {', '.join(requirements)} with pip")

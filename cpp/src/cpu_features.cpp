@@ -23,7 +23,7 @@ namespace {
 #if defined(__x86_64__)
 
 // Intel SDM volume 2, CPUID; the register sets by XCR0, volume 1, 13.3.
-enum class Needs : std::uint8_t { kNothing, kAvxState, kAvx512State };
+enum class Needs : std::uint8_t { kNothing, kAvxState, kAvx512State, kAmxState };
 enum Register : std::uint8_t { kEax, kEbx, kEcx, kEdx };
 
 struct X86Feature {
@@ -48,6 +48,7 @@ constexpr X86Feature kFeatures[] = {
     {"avx512dq", 7, 0, kEbx, 17, Needs::kAvx512State},  {"avx512vl", 7, 0, kEbx, 31, Needs::kAvx512State},
     {"avx512vbmi", 7, 0, kEcx, 1, Needs::kAvx512State}, {"avx512vnni", 7, 0, kEcx, 11, Needs::kAvx512State},
     {"avx512bf16", 7, 1, kEax, 5, Needs::kAvx512State}, {"avx512fp16", 7, 0, kEdx, 23, Needs::kAvx512State},
+    {"amx-tile", 7, 0, kEdx, 24, Needs::kAmxState},     {"amx-bf16", 7, 0, kEdx, 22, Needs::kAmxState},
 };
 
 /// XCR0, by bytes as compilers without -mxsave lack the intrinsic; 0 where the system does not use XSAVE.
@@ -63,7 +64,8 @@ std::uint64_t saved_state() {
 bool available(const X86Feature& feature) {
   const std::uint64_t state = saved_state();
   if ((feature.needs == Needs::kAvxState && (state & 0x6) != 0x6) ||
-      (feature.needs == Needs::kAvx512State && (state & 0xe6) != 0xe6))
+      (feature.needs == Needs::kAvx512State && (state & 0xe6) != 0xe6) ||
+      (feature.needs == Needs::kAmxState && (state & 0x60000) != 0x60000))
     return false;
   unsigned regs[4] = {};
   if (__get_cpuid_count(feature.leaf, feature.subleaf, &regs[0], &regs[1], &regs[2], &regs[3]) == 0)
@@ -153,14 +155,18 @@ std::vector<std::string> compiled_cpu_features() {
   return list;
 }
 
-std::vector<std::string> missing_cpu_features() {
+std::vector<std::string> missing_cpu_features(const std::vector<std::string>& needed) {
   const std::vector<std::string> here = cpu_features();
   std::vector<std::string> missing;
-  for (const std::string& name : compiled_cpu_features()) {
+  for (const std::string& name : needed) {
     if (std::find(here.begin(), here.end(), name) == here.end())
       missing.push_back(name);
   }
   return missing;
+}
+
+std::vector<std::string> missing_cpu_features() {
+  return missing_cpu_features(compiled_cpu_features());
 }
 
 std::string missing_cpu_features_message() {

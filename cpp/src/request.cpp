@@ -9,6 +9,7 @@
 #include "json_value.h"
 #include "melt/environment.h"
 #include "melt/error.h"
+#include "require.h"
 
 namespace melt {
 namespace {
@@ -148,8 +149,8 @@ void take_sensors(Fields& fields, ProfileRequest& request) {
   fields.take("marker", request.marker);
   if (names == std::vector<std::string>{"none"})
     names.clear();
-  if (request.idle_s < 0 || request.idle_s > 3600)
-    throw Error(ErrorKind::kInvalidArgument, "idle_s must lie in 0 to 3600");
+  if (request.idle_s < 0 || request.idle_s > kMaxIdleS)
+    throw Error(ErrorKind::kInvalidArgument, "idle_s must lie in 0 to " + short_text(kMaxIdleS));
 }
 
 /// The prompt in the form that the run takes, now that there is a model.

@@ -21,8 +21,6 @@
 namespace melt {
 namespace {
 
-constexpr double kMaxIdleS = 600.0;  // as long as there is room for samples
-
 void check_id(std::int32_t id, std::uint32_t n_vocab) {
   require(id >= 0 && static_cast<std::uint32_t>(id) < n_vocab,
           "token id " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(n_vocab));
@@ -311,7 +309,8 @@ void Profiler::Impl::measure_cost(const RunOptions& options, const std::vector<s
 }
 
 void Profiler::Impl::sample_idle(double seconds) {
-  require(std::isfinite(seconds) && seconds >= 0 && seconds <= kMaxIdleS, "idle sampling takes 0 to 600 seconds");
+  require(std::isfinite(seconds) && seconds >= 0 && seconds <= kMaxIdleS,
+          "idling of " + short_text(seconds) + " s: give 0 to " + short_text(kMaxIdleS) + " (--idle-s)");
   const std::unique_lock<std::mutex> use = between_runs();
   if (!marked_ && (!sampling_ || !sampling_->has_sensors()))
     return;

@@ -32,6 +32,15 @@ TEST_CASE("cpu features: this CPU has what every CPU of its kind has had for yea
 #endif
 }
 
+TEST_CASE("cpu features: of those that are needed, the missing and the unknown are told") {
+  const std::vector<std::string> here = cpu_features();
+  CHECK(missing_cpu_features(here).empty());
+  CHECK(missing_cpu_features({}).empty());
+  std::vector<std::string> needed = here;
+  needed.push_back("neon9");
+  CHECK(missing_cpu_features(needed) == std::vector<std::string>{"neon9"});
+}
+
 TEST_CASE("cpu features: what is missing is named") {
   const std::vector<std::string> here = cpu_features(), missing = missing_cpu_features();
   for (const std::string& name : compiled_cpu_features())

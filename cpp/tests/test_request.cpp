@@ -128,6 +128,7 @@ TEST_CASE("request: what cannot be is refused by name") {
   says(R"({"model": "m", "metadata": []})", "metadata");
   says(R"({"model": "m", "overhead_budget_s": -1})", "overhead_budget_s");
   says(R"({"model": "m", "idle_s": -1})", "idle_s");
+  says(R"({"model": "m", "idle_s": 601})", "idle_s must lie in 0 to 600");
   says(R"({"model": "m", "sensors": "auto"})", "sensors");
   says(R"({"model": "m", "chat": true})", "chat");
   says(R"({"model": "m", "log_bytes": 1e3})", "log_bytes");

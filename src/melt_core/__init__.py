@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time __getattr__ belo
     from melt_core.profiling import predict_memory as predict_memory
     from melt_core.profiling import profile as profile
     from melt_core.profiling import profile_in_child as profile_in_child
-    from melt_core.profiling import profile_on_device as profile_on_device
+    from melt_core.profiling.remote import profile_on_device as profile_on_device
     from melt_core.runtime import LLM as LLM
     from melt_core.runtime import ModelInfo as ModelInfo
     from melt_core.runtime import SensorStatus as SensorStatus
@@ -86,8 +86,8 @@ _PUBLIC = {
         "predict_memory",
         "profile",
         "profile_in_child",
-        "profile_on_device",
     ),
+    "profiling.remote": ("profile_on_device",),  # apart: it imports all of devices
     "runtime": (
         "LLM",
         "ModelInfo",

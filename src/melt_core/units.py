@@ -15,11 +15,6 @@ def ns_to_ms(time_ns: float) -> float:
     return float(time_ns) / NS_PER_MS
 
 
-def ns_to_us(time_ns: float) -> float:
-    """Returns microseconds for nanoseconds."""
-    return float(time_ns) / NS_PER_US
-
-
 def per_second(amount: float, time_ns: float) -> float:
     """Returns ``amount`` per second, or NaN where no time passed: a rate that cannot be known is never 0."""
     return float(amount) * NS_PER_S / float(time_ns) if time_ns > 0 else float("nan")

@@ -17,8 +17,8 @@ import pytest
 from fakes.adb_phone import Phone
 from melt_core.devices import Device
 from melt_core.devices.journal import Journal
-from melt_core.devices.state_dir import sha256_of
 from melt_core.errors import DeviceError, MeltError, TransientDeviceError
+from melt_core.models.hashes import sha256_of
 from melt_core.trace import Trace
 from melt_core.transports import AdbTransport, LocalTransport, RemotePath
 

@@ -16,7 +16,8 @@ from melt_core.cli.main import main
 from melt_core.devices import Device, GateLimits, Measurement
 from melt_core.devices.journal import Journal
 from melt_core.errors import DeviceBusyError, InvalidArgumentError
-from melt_core.profiling import ProfileRequest, profile_in_child, profile_on_device
+from melt_core.profiling import ProfileRequest, profile_in_child
+from melt_core.profiling.remote import profile_on_device
 from melt_core.trace import Trace
 from melt_core.transports import LocalTransport, Transport
 
@@ -206,6 +207,8 @@ def test_commands(
     from melt_core.devices import device as devices
 
     output = tmp_path / "x.melt"
+    assert main(["devices", "--json", "list", "local"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["devices"]) == 1
     assert main(["devices", "list", "local", "--json"]) == 0
     (listed,) = json.loads(capsys.readouterr().out)["devices"]
     assert (listed["uri"], listed["state"]) == ("local", "ready")

@@ -21,9 +21,10 @@ from melt_core.devices.agents import Platform
 from melt_core.devices.mlc import deploy_tvm
 from melt_core.devices.preparing import bring_model
 from melt_core.errors import DeviceError, InvalidArgumentError, ModelError
-from melt_core.models.mlc import convert
+from melt_core.models.mlc.convert import convert
 from melt_core.models.mlc.verify import reference_of
-from melt_core.profiling import ProfileRequest, profile_in_child, profile_on_device
+from melt_core.profiling import ProfileRequest, profile_in_child
+from melt_core.profiling.remote import profile_on_device
 from melt_core.transports import LocalTransport, SshTransport
 
 TOOLS = Path(__file__).parents[2] / "tools"

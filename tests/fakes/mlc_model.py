@@ -111,7 +111,7 @@ def rounded_to_bf16(values: np.ndarray) -> np.ndarray:
 
 def write_mlc_model(folder: Path, quantization: str) -> None:
     """Converts the tiny Llama; gives it a template of its own, and weights in two shards, of both formats of MLC."""
-    from melt_core.models.mlc import convert
+    from melt_core.models.mlc.convert import convert
 
     source = write_source(folder.parent / f"{folder.name}-source")
     convert(source, folder, quantization=quantization, prefill_chunk_size=CHUNK)

@@ -16,6 +16,8 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as TensorType
 
+from melt_core.cache import cache_dir
+
 REPOSITORY = Path(__file__).parents[2]
 N_VOCAB = 2048
 _FILE_TYPES = {
@@ -79,10 +81,9 @@ ARCHITECTURES = (
 
 def vocabulary_folder() -> Path | None:
     """Returns the folder of llama.cpp's ggml-vocab-*.gguf files; None if no prepared source tree is there."""
-    cache = os.environ.get("MELT_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "melt_core"
     roots = [Path(os.environ["MELT_LLAMA_CPP_DIR"])] if os.environ.get("MELT_LLAMA_CPP_DIR") else []
     roots.append(REPOSITORY / "build/py/third_party/llama.cpp")
-    roots += sorted(Path(cache).expanduser().glob("third_party/llama.cpp-*"))
+    roots += sorted(cache_dir().glob("third_party/llama.cpp-*"))
     for root in roots:
         if (root / "models/ggml-vocab-phi-3.gguf").is_file():
             return root / "models"

@@ -16,7 +16,7 @@ import pytest
 import melt_core as melt
 from melt_core.cli.main import COMMANDS
 
-from .conftest import TIMEOUT_S, Outcome
+from .conftest import SHORT, TIMEOUT_S, Outcome
 
 Cli = Callable[..., Outcome]
 N_PROMPT, N_OUTPUT, N_REPEATS, N_WARMUP = 16, 5, 3, 1
@@ -205,6 +205,19 @@ def test_models_lists_finds_and_inspects(demo: Path, tiny_llama: Path, cli: Cli)
     assert "bits per weight" in cli("models", "inspect", tiny_llama).out
 
 
+@pytest.mark.parametrize(
+    ("levels", "command"), [("tokens", "summary"), ("tokens,memory", "memory"), ("memory,counters", "ops")]
+)
+def test_the_command_that_is_named_next_works(levels: str, command: str, cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "t.melt"
+    model = ("layers=1,op_ns=10", "--runtime", "synthetic")
+    printed = cli("profile", *model, *SHORT, "--levels", levels, "-o", path).out.splitlines()[-1]
+    assert printed == f"trace: {path}   next: melt {command} {path}"
+    assert cli(command, path).code == 0
+    if command != "ops":
+        assert "holds no ops: record it with `melt profile --levels tokens,ops`" in cli("ops", path).complaint
+
+
 def test_doctor_says_what_can_be_measured(cli: Cli) -> None:
     findings = json.loads(cli("doctor", "--json").out)
     assert {finding["state"] for finding in findings} <= {"ok", "limited", "absent"}
@@ -254,3 +267,21 @@ def test_importing_is_light_and_changes_nothing(start_python: Any) -> None:
     assert err == ""
     heavy = {"pyarrow", "pandas", "jinja2", "matplotlib", "torch", "gguf", "requests", "asyncio", "http", "urllib3"}
     assert not heavy & set(out.split())
+
+
+def test_a_local_profile_needs_nothing_of_devices(start_python: Any) -> None:
+    # Their import takes as long as all else of the child process.
+    script = (
+        "import sys, melt_core as melt, melt_core.profiling.worker\n"
+        "with melt.load('layers=1', runtime='synthetic') as llm, melt.profile(llm) as prof:\n"
+        "    prof.run([1], max_tokens=1)\n"
+        "print([name for name in sys.modules if name.startswith(('melt_core.devices', 'melt_core.transports'))])"
+    )
+    assert start_python(script).communicate(timeout=TIMEOUT_S) == ("[]\n", "")
+
+
+def test_help_needs_no_numpy(start_python: Any) -> None:
+    script = "import sys; from melt_core.cli.main import main; main(['--help']); sys.exit('numpy' in sys.modules)"
+    child = start_python(script)
+    child.communicate(timeout=TIMEOUT_S)
+    assert child.returncode == 0

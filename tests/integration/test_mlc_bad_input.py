@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -139,6 +140,17 @@ def test_a_library_for_another_processor(mlc_copy: Path) -> None:
     other = "aarch64" if mine == "x86_64" else "x86_64"
     assert f"holds no model library for this machine, which is {mine}, but model.so for {other}" in refused(mlc_copy)
     assert f"is for {other}, this machine is {mine}" in refused(mlc_copy, model_lib=library)
+
+
+def test_a_library_for_a_processor_with_more(mlc_copy: Path) -> None:
+    library = mlc_copy / "model.so"
+    data = library.read_bytes()
+    (needed,) = re.findall(rb'"cpu_features": \[([^]]*)\]', data)
+    if not needed:
+        pytest.skip("libraries for this machine need nothing that not every processor of its kind has")
+    library.write_bytes(data.replace(needed, b'"neon9"'.ljust(len(needed))))
+    message = refused(mlc_copy)
+    assert "was compiled for a processor with neon9, which this one lacks: convert the model on this machine" in message
 
 
 def test_no_library_or_several(mlc_copy: Path) -> None:

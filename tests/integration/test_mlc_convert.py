@@ -18,11 +18,12 @@ import melt_core as melt
 from fakes.mlc_model import write_source
 from fakes.tiny_models import TensorType, write_model
 from melt_core.errors import InvalidArgumentError, MissingExtraError, ModelError, StorageError
-from melt_core.models.mlc import convert
+from melt_core.models.mlc.convert import convert
 from melt_core.models.mlc.gguf_header import GgufHeader
 from melt_core.models.mlc.gguf_tokenizer import write_tokenizer
 from melt_core.models.mlc.open import open_source
-from melt_core.models.mlc.quantization import dequantize, quantization_of, quantize
+from melt_core.models.mlc.packing import dequantize, quantize
+from melt_core.models.mlc.quantization import quantization_of
 from melt_core.models.mlc.reference import Reference
 from melt_core.models.mlc.targets import machine_of, x86_machine
 from melt_core.models.mlc.verify import reference_of, verify_shards, verify_values
@@ -313,8 +314,12 @@ def test_processors_get_what_they_have() -> None:
     assert not x86_machine("x86_64-apple-darwin", four | {"amx_tile", "amx_bf16", "avx512_bf16"}).amx
     plain = x86_machine("x86_64-linux-gnu", four)
     assert (plain.cpu, plain.vnni, plain.features) == ("x86-64-v4", False, ())
+    # AND what a library's metadata says that its processor must have is what was there
+    assert {"bmi", "avx512vl", "avx512vnni", "amx-bf16"} < set(amx.needs)
+    assert len(plain.needs) == len(four)
     assert x86_machine("x86_64-linux-gnu", four - {"avx512vl"}).cpu == "x86-64-v3"
-    assert x86_machine("x86_64-linux-gnu", set()).lanes == 4
+    least = x86_machine("x86_64-linux-gnu", set())
+    assert (least.lanes, least.needs) == (4, ())
 
 
 def test_the_directory_of_a_conversion_is_the_reference(mlc_plain: Path) -> None:

@@ -42,6 +42,15 @@ class TestKeyAverages:
         assert row.share == 430 / (10 * 50 + 10 * 10 + 3 * 20)
         assert sum(each.share for each in found.values()) == pytest.approx(1)
 
+    def test_all_records_are_read_once_for_one_selection(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        trace = Trace.from_bytes(toy_trace())
+        first = groups(trace, phase="decode")
+        monkeypatch.setattr(Trace, "op_blocks", None)  # from here on they cannot be read
+        assert groups(trace, phase="decode") == first
+        assert groups(trace, "layer", phase="decode")
+        with pytest.raises(TypeError):
+            groups(trace)
+
     def test_what_is_not_known_is_missing(self, trace: Trace) -> None:
         found = groups(trace)
         assert (found["GET_ROWS"].bytes, found["GET_ROWS"].flops) == (1500, None)

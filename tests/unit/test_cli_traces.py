@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -103,6 +106,7 @@ def test_damage_is_said_on_standard_error(damaged: str, capsys: pytest.CaptureFi
         (["ops"], 2, "see 'melt ops --help'"),
         (["ops", "TOY", "--by", "colour"], 2, "invalid choice: 'colour'"),
         (["ops", "TOY", "--top", "0"], 2, "ask for at least one row"),
+        (["ops", "TOY", "x", "--y"], 2, "unrecognized arguments: x --y; see 'melt ops --help'"),
         (["export", "TOY", "--format", "csv"], 2, "required: -o/--output"),
         (["export", "TOY", "--format", "csv", "-o", "x", "--run", "9"], 2, "the trace has runs 0 to 3"),
         (["summary", "none.melt"], 1, "cannot read none.melt: No such file or directory"),
@@ -148,6 +152,32 @@ def test_full_standard_output(toy: str) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run([*MELT, "ops", toy], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (1, b"melt: error: No space left on device\n")
+
+
+def on_a_terminal(columns: int, *arguments: str) -> list[str]:
+    """Returns the lines that a command shows on a terminal of this width."""
+    ours, its = os.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    with subprocess.Popen([*MELT, *arguments], env=environment, stdout=its) as process:
+        os.close(its)
+        shown = b""
+        try:
+            while block := os.read(ours, 1 << 16):
+                shown += block
+        except OSError:  # how Linux says that the other end is closed
+            pass
+    os.close(ours)
+    assert process.returncode == 0
+    return shown.decode().splitlines()
+
+
+def test_a_wide_terminal_shows_all_columns(toy: str) -> None:
+    narrow, wide = (on_a_terminal(columns, "ops", toy, "--by", "weight") for columns in (60, 200))
+    assert "no room for: live_bytes" in narrow
+    assert max(map(len, narrow)) <= 80
+    assert wide[0].split()[-1] == "live"
+    assert not any(line.startswith("no room for: ") for line in wide)
 
 
 def test_plain_ascii_terminal(tmp_path: Path) -> None:

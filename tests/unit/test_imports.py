@@ -17,6 +17,7 @@ COMPILER = PACKAGE / "models/mlc/compiler"
 
 #: A module may import from a lower rank, or from its own folder.
 RANK = {
+    "cache": 0,
     "errors": 0,
     "units": 0,
     "trace": 1,

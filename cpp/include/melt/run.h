@@ -23,6 +23,8 @@ constexpr std::uint32_t kLevelOps = 1 << 1;
 constexpr std::uint32_t kLevelMemory = 1 << 2;
 constexpr std::uint32_t kLevelCounters = 1 << 3;  // includes ops
 
+constexpr double kMaxIdleS = 600.0;  // of sample_idle: as long as there is room for samples
+
 /// A session, its clock, and when it was loaded. Trace time 0 is the start of the load.
 class LoadedModel {
  public:

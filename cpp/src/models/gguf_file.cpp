@@ -71,7 +71,8 @@ class MappedFile {
  private:
   [[noreturn]] static void refuse(const std::string& path, int error_number) {
     if (error_number == ENOENT || error_number == ENOTDIR) {
-      throw Error(ErrorKind::kModel, "there is no model file '" + path + "'; check the path");
+      throw Error(ErrorKind::kModel,
+                  "there is no model file '" + path + "'; check the path, or give a name from `melt models list`");
     }
     throw Error(ErrorKind::kIo,
                 "cannot read the model file '" + path + "': " + std::system_category().message(error_number));

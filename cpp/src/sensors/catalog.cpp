@@ -6,6 +6,7 @@
 
 #include "json.h"
 #include "melt/error.h"
+#include "require.h"
 
 namespace melt {
 namespace {
@@ -74,7 +75,7 @@ std::vector<std::string> sensor_names() {
 SensorCatalog find_sensors(const SensorOptions& options) {
   if (!(options.rate_hz >= kMinSensorHz && options.rate_hz <= kMaxSensorHz)) {
     throw Error(ErrorKind::kInvalidArgument,
-                "a sensor rate of " + std::to_string(options.rate_hz) + " Hz: give one from 0.1 to 1000 (--sensor-hz)");
+                "a sensor rate of " + short_text(options.rate_hz) + " Hz: give one from 0.1 to 1000 (--sensor-hz)");
   }
   SensorCatalog catalog;
   for (const std::string& name : options.names) {

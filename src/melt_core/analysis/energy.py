@@ -24,7 +24,7 @@ from melt_core.analysis.energy_fit import response_s
 from melt_core.analysis.energy_window import Z95, Span, WindowEnergy, energy_in, shortest_window_s
 from melt_core.analysis.summary import measured_runs
 from melt_core.errors import InvalidArgumentError, TraceError
-from melt_core.trace.format import NONE, ChunkKind, Phase
+from melt_core.trace.format import NONE, ChunkKind, ClockId, Phase
 from melt_core.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _combined(trace: Trace, supplies: Sequence[Supply], edges: Array) -> EnergyC
     for supply in supplies:
         curve = curve_of(supply, edges, lambda time_ns: phase_numbers(trace, time_ns))
         if isinstance(curve, str):
-            return f"{supply.name}: {curve}"
+            return curve if len(supplies) == 1 else f"{supply.name}: {curve}"  # who prints it names the source
         curves.append(curve)
     curve = summed(curves)
     spans = _run_spans(trace)
@@ -280,7 +280,10 @@ def _phase_spans(trace: Trace) -> dict[str, list[Span]]:
 def _idle(trace: Trace, curve: EnergyCurve) -> tuple[IdlePower | None, dict[str, str]]:
     spans = _phase_spans(trace).get("idle", [])
     if not spans:
-        return None, {"idle_w": "no idle window was recorded, so nothing is net: profile with --idle-s 5"}
+        why = "no idle window was recorded, so nothing is net: profile with --idle-s 5"
+        if trace.header.clock_id == ClockId.SIMULATED:
+            why += ", and clock=host (a simulated clock stands still while nothing runs)"
+        return None, {"idle_w": why}
     first_run = min(start for start, _ in _run_spans(trace))
     sides: dict[bool, list[WindowEnergy]] = {True: [], False: []}
     for start, end in spans:
@@ -388,4 +391,7 @@ def _no_sensor(trace: Trace, missing: Mapping[str, str]) -> str:
     shown = {name: why for name, why in {**reasons, **missing}.items() if any(word in name.lower() for word in words)}
     text = "; ".join(f"{name}: {why}" for name, why in shown.items())
     where = trace.path or "the trace"
-    return f"{where} has no readings of power or energy{': ' + text if text else ': no sensor was recorded'}"
+    return (
+        f"{where} has no readings of power or energy (`melt meter join` adds those of an external meter): "
+        f"{text or 'no sensor was recorded'}"
+    )

@@ -205,9 +205,14 @@ def _phase_number(phase: str | None) -> int | None:
 
 
 def per_definition(trace: Trace, selection: Selection) -> Sums:
-    """Returns the totals of each op definition."""
-    n_definitions = len(trace.records(ChunkKind.OP_DEFINITIONS))
-    return _summed(trace, selection, n_definitions, lambda block, _: block["op"].astype(np.intp))
+    """Returns the totals of each op definition; worked out once: a report asks for the same ones many times."""
+    if selection not in trace.op_sums:
+        n_definitions = len(trace.records(ChunkKind.OP_DEFINITIONS))
+        trace.op_sums[selection] = _summed(
+            trace, selection, n_definitions, lambda block, _: block["op"].astype(np.intp)
+        )
+    sums: Sums = trace.op_sums[selection]
+    return sums
 
 
 def _summed(

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from melt_core.cli._output import print_json
 
 if TYPE_CHECKING:
-    from melt_core.models.mlc import Conversion
+    from melt_core.models.mlc.convert import Conversion
 
 
 def add_convert_parser(actions: Any) -> None:
     """Adds the sub-command."""
-    from melt_core.models.mlc import QUANTIZATIONS, TARGETS
+    from melt_core.models.mlc.quantization import QUANTIZATIONS
+    from melt_core.models.mlc.targets import TARGETS
 
     parser = actions.add_parser("convert", help="compile a model for the MLC runtime")
     parser.add_argument("model", metavar="SRC", help="a GGUF file, a directory with safetensors, or a catalogue name")
@@ -36,7 +37,7 @@ def run_convert(args: argparse.Namespace) -> int:
     """Converts, and prints what was made."""
     from melt_core.cli._progress import Progress
     from melt_core.models import resolve
-    from melt_core.models.mlc import convert
+    from melt_core.models.mlc.convert import convert
 
     with Progress(sys.stderr) as progress:
         done = convert(

@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-ctx", type=int, metavar="N", help="largest context to try (default: the model's own)")
     group.add_argument("--limit-bytes", type=int, metavar="N", help="memory limit (default: 80 %% of the available)")
     group.add_argument("--kv-type", default="f16", metavar="T", help="type of the KV cache: f16 (default), q8_0, ...")
-    group.add_argument("--max-seconds", type=float, default=300.0, metavar="S", help="bound of each search")
+    group.add_argument(
+        "--max-seconds", type=float, default=300.0, metavar="S", help="bound of each search (default: 300)"
+    )
 
 
 def run_frontier(args: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,11 @@ def check_writable(output: Path) -> None:
         raise StorageError(f"cannot write {output}: it is a directory; name a file")
     if not output.parent.is_dir():
         raise StorageError(f"cannot write {output}: there is no directory {output.parent}")
+
+
+def terminal_width() -> int | None:
+    """Returns the columns of the terminal that standard output is; None where it goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def print_json(value: Any) -> None:

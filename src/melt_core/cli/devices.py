@@ -26,11 +26,11 @@ def add_parser(subparsers: Any) -> None:
 
     listing = actions.add_parser("list", help="the devices there are (the same as without an action)")
     listing.add_argument("uris", nargs="*", metavar="URI", help="only these, such as ssh:jetson-1")
-    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     listing.set_defaults(run=run_list)
 
     runs = actions.add_parser("runs", help="runs that were started on devices and not brought back")
-    runs.add_argument("--json", action="store_true", help="print JSON")
+    runs.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     runs.set_defaults(run=run_runs)
 
     resume = actions.add_parser("resume", help="bring back runs: all of them, or those named")
@@ -67,17 +67,18 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def _row(one: Listed) -> tuple[str, ...]:
+    from melt_core.report import human
+
     def shown(value: float | None, text: str) -> str:
         return "-" if value is None else text.format(value)
 
-    memory = None if one.mem_total_bytes is None else one.mem_total_bytes / 2**30
     return (
         one.uri,
         one.model or "-",
         one.soc or "-",
         one.os or "-",
         shown(one.n_cpus, "{}"),
-        shown(memory, "{:.1f} GiB"),
+        human.size_bytes(one.mem_total_bytes),
         shown(one.battery_ratio, "{:.0%}"),
         shown(one.temperature_c, "{:.1f} degC"),
         one.state,

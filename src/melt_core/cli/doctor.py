@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from melt_core.cli._output import print_json
+from melt_core.cli._output import print_json, terminal_width
 from melt_core.cli._progress import Progress
 from melt_core.errors import InvalidArgumentError, StorageError
 
@@ -41,7 +42,9 @@ def run(args: argparse.Namespace) -> int:
         print_json([vars(finding) for finding in findings])
         return 0
     for finding in findings:
-        print(f"{finding.state:<8} {finding.subject}: {finding.detail}")
+        line = f"{finding.state:<8} {finding.subject}: {finding.detail}"
+        width = terminal_width() or len(line)  # elsewhere a finding stays one line
+        print(textwrap.fill(line, width, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False))
     return 0
 
 

@@ -81,7 +81,10 @@ def _run(arguments: list[str]) -> int:
     known = arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS
     try:
         parser = build_parser(known)
-        args = parser.parse_args(arguments)
+        args, unknown = parser.parse_known_args(arguments)
+        if unknown:  # by argparse's own way, the line would not name the command's help
+            parser.prog = " ".join(filter(None, (parser.prog, args.command)))
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         if args.version:
             return _print_version()
         if args.command is None:

@@ -70,10 +70,12 @@ def _add_join(actions: Any) -> None:
     column = {"action": "append", "default": [], "metavar": "K=NAME"}
     join.add_argument("--column", **column, help="column of time, power, current, voltage or energy")
     join.add_argument("--unit", **column | {"metavar": "K=UNIT"}, help="unit of a column, as power=mW")
-    join.add_argument("--separator", metavar="C", help="of the cells")
-    join.add_argument("--decimal", choices=(".", ","), help="sign")
+    join.add_argument("--separator", metavar="C", help="between cells (default: what the file shows)")
+    join.add_argument(
+        "--decimal", choices=(".", ","), metavar="C", help="decimal sign, . or , (default: what the file shows)"
+    )
     join.add_argument("--timezone", metavar="ZONE", help="of local times, as Europe/Berlin")
-    join.add_argument("--date-order", choices=("ymd", "dmy", "mdy"))
+    join.add_argument("--date-order", choices=("ymd", "dmy", "mdy"), help="of dates like 03/04/2026")
     join.set_defaults(run=run_join)
 
 

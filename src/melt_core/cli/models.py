@@ -105,7 +105,7 @@ def run_inspect(args: argparse.Namespace) -> int:
 
 def _inspect_directory(path: Path, args: argparse.Namespace) -> int:
     """Prints what an MLC model directory says of itself."""
-    from melt_core.models.mlc import describe
+    from melt_core.models.mlc.directory import describe
     from melt_core.report import human
 
     found = describe(path)

@@ -6,8 +6,8 @@ import argparse
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from melt_core.cli._output import open_trace, print_json
-from melt_core.errors import InvalidArgumentError
+from melt_core.cli._output import open_trace, print_json, terminal_width
+from melt_core.errors import InvalidArgumentError, TraceError
 
 if TYPE_CHECKING:
     from melt_core.trace import Table, Trace
@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     table = trace.key_averages(
         args.by, phase=args.phase, include_warmup=args.warmup, exclude_disturbed=args.no_disturbed
     )
+    if not len(table) and _was_without_ops(trace):
+        raise TraceError(f"{args.trace} holds no ops: record it with `melt profile --levels tokens,ops`")
     whole = table
     if args.counters:
         from melt_core.analysis.counters import with_counters
@@ -61,11 +63,19 @@ def run(args: argparse.Namespace) -> int:
     from melt_core.report.activations import activation_lines
     from melt_core.report.text import WIDTH, format_table
 
-    print(format_table(table, max_rows=args.top or _TEXT_ROWS))
-    print("\n".join(activation_lines(trace)))
+    print(format_table(table, max_rows=args.top or _TEXT_ROWS, width=max(WIDTH, terminal_width() or 0)))
+    for line in activation_lines(trace):
+        print(line)
     for line in _notes(trace, whole, left_out=args.no_disturbed, counters=args.counters):
         print(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
     return 0
+
+
+def _was_without_ops(trace: Trace) -> bool:
+    """Tells whether the trace says that it was recorded without level ops; a damaged one may hold none all the same."""
+    config = trace.metadata.get("config")
+    levels = config.get("levels") if isinstance(config, dict) else None
+    return isinstance(levels, list) and "ops" not in levels
 
 
 def _notes(trace: Trace, table: Table, *, left_out: bool, counters: bool) -> list[str]:

@@ -45,7 +45,11 @@ def add_parser(subparsers: Any) -> None:
         "--device", default="local", metavar="URI", help="run there: adb:SERIAL, ssh:[user@]HOST[:PORT], ios:UDID"
     )
     parser.add_argument(
-        "--gate-wait", type=float, default=60.0, metavar="S", help="with --device: how long to wait until it has cooled"
+        "--gate-wait",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="with --device: how long to wait until it has cooled (default: 60)",
     )
     parser.add_argument("-o", "--output", metavar="T.melt", help="keep the trace in this file")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -56,8 +60,10 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     """How the model is loaded."""
     parser.add_argument("--threads", type=int, metavar="N", help="computing threads (default: one per usable CPU)")
     parser.add_argument("--ctx", type=int, default=2048, metavar="N", help="context length in tokens (default: 2048)")
-    parser.add_argument("--batch", type=int, default=2048, metavar="N", help="most tokens in one evaluation")
-    parser.add_argument("--ubatch", type=int, default=512, metavar="N", help="most tokens in one graph")
+    parser.add_argument(
+        "--batch", type=int, default=2048, metavar="N", help="most tokens in one evaluation (default: 2048)"
+    )
+    parser.add_argument("--ubatch", type=int, default=512, metavar="N", help="most tokens in one graph (default: 512)")
     parser.add_argument("--runtime", default="llama.cpp", help="llama.cpp (default), mlc or synthetic")
     parser.add_argument(
         "--model-lib", metavar="LIB", help="MLC: the compiled model (default: the one in the directory)"
@@ -127,8 +133,15 @@ def run(args: argparse.Namespace) -> int:
         else:
             print(text.format_summary(summary))
             if args.output:
-                print(f"trace: {output}   next: melt ops {output}")
+                print(f"trace: {output}   next: melt {_next_command(args.levels)} {output}")
     return 0
+
+
+def _next_command(levels: str) -> str:
+    """Returns the command that shows what a trace of these levels has most of."""
+    if "ops" in levels or "counters" in levels:  # counters are read at ops
+        return "ops"
+    return "memory" if "memory" in levels else "summary"
 
 
 def _profile(args: argparse.Namespace, output: Path) -> Any:
@@ -186,7 +199,7 @@ def _profile_on_device(request: Any, args: argparse.Namespace) -> Any:
     from melt_core.cli.devices import show_event
     from melt_core.devices import GateLimits
     from melt_core.devices.discovery import remember
-    from melt_core.profiling import profile_on_device
+    from melt_core.profiling.remote import profile_on_device
 
     limits = GateLimits(wait_s=args.gate_wait)
     remember(args.device)

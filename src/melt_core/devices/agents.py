@@ -17,10 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
+from melt_core.cache import cache_dir
 from melt_core.devices.retry import Patience, retried
-from melt_core.devices.state_dir import sha256_of
 from melt_core.errors import DeviceError, InvalidArgumentError
-from melt_core.models.pypi import cache_dir
+from melt_core.models.hashes import sha256_of
 from melt_core.transports import RemotePath, Transport
 
 AGENTS = RemotePath.of("agents")

@@ -8,24 +8,22 @@ The names hold hashes, so what is there is not sent again. Texts become token id
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from melt_core.devices.agents import HASH_DIGITS, MODELS, Platform, deploy
-from melt_core.devices.state_dir import sha256_of
 from melt_core.errors import InvalidArgumentError, ModelError, StorageError
+from melt_core.models.hashes import digest_of, digest_of_files
+from melt_core.models.mlc.files import CACHE_NAMES, CONFIG_NAME
 from melt_core.transports import RemotePath, Transport
 
 RUNTIMES = RemotePath.of("runtimes")
 #: Before the path of a library that lies on the device already, such as an app's.
 ON_DEVICE = "device:"
-_CONFIG = "mlc-chat-config.json"
-_CACHES = ("tensor-cache.json", "ndarray-cache.json")
 _LIBRARIES = ("libtvm_ffi", "libtvm_runtime")
 #: e_machine of the ELF header, by the machine as uname names it.
 _ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
@@ -58,9 +56,9 @@ def read_folder(path: Path, *, library: Path | None = None) -> ModelFolder:
         StorageError: A file cannot be read.
     """
     try:
-        caches = [path / name for name in _CACHES if (path / name).is_file()]
-        if not (path / _CONFIG).is_file() or not caches:
-            raise ModelError(f"{path} is no model directory of MLC: {_CONFIG} and {_CACHES[0]} are needed")
+        caches = [path / name for name in CACHE_NAMES if (path / name).is_file()]
+        if not (path / CONFIG_NAME).is_file() or not caches:
+            raise ModelError(f"{path} is no model directory of MLC: {CONFIG_NAME} and {CACHE_NAMES[0]} are needed")
         shards = [path / name for name in _shards(caches[0])]
         libraries = [library] if library is not None else sorted(path.glob("*.so"))
         if not libraries:
@@ -68,30 +66,11 @@ def read_folder(path: Path, *, library: Path | None = None) -> ModelFolder:
                 f"{path} holds no model library (*.so) for the device: compile one, or name it (model_lib)"
             )
         sha256, size = digest_of(path)
-        return ModelFolder(path, (path / _CONFIG, *caches, *shards, *libraries), sha256, size)
+        return ModelFolder(path, (path / CONFIG_NAME, *caches, *shards, *libraries), sha256, size)
     except OSError as error:
         if isinstance(error, StorageError):
             raise
         raise StorageError.from_os_error("read", str(path), error) from error
-
-
-def digest_of(path: Path) -> tuple[str, int]:
-    """Returns SHA-256 and bytes of a model file, or of a directory's files in order: they tell two models apart.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    digest, n_bytes = hashlib.sha256(), 0
-    for part in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if part.is_dir():
-            continue
-        with part.open("rb") as file:
-            if part != path:
-                digest.update(part.name.encode() + b"\0")
-            while block := file.read(1 << 20):
-                digest.update(block)
-            n_bytes += file.tell()
-    return digest.hexdigest(), n_bytes
 
 
 def deploy_folder(
@@ -99,7 +78,7 @@ def deploy_folder(
 ) -> RemotePath:
     """Returns where a model directory lies on the device, having sent what was not there."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", model.path.resolve().name)[-120:]
-    target = MODELS / f"{_digest_of_names(model.files, model.sha256)}-{name}"
+    target = MODELS / f"{digest_of_files(model.files)[:HASH_DIGITS]}-{name}"
     total = sum(file.stat().st_size for file in model.files)
     done = 0
     for file in model.files:
@@ -135,7 +114,7 @@ def deploy_tvm(transport: Transport, runtime_path: str, platform: Platform) -> s
         if (machine := _machine_of(file)) != platform.machine:
             how = _HOW_TO_GET_TVM.format(machine=platform.machine)
             raise InvalidArgumentError(f"{file} is for {machine}, {transport.uri} is {platform}: {how}")
-    target = RUNTIMES / _digest_of_names(files, "")
+    target = RUNTIMES / digest_of_files(files)[:HASH_DIGITS]
     for file in files:
         deploy(transport, file, target / file.name)
     return str(target if len(files) > 1 else target / files[0].name)
@@ -176,13 +155,6 @@ def _shards(cache: Path) -> list[str]:
     for name in names:
         RemotePath((name,))  # a file beside the list, and nowhere else
     return names
-
-
-def _digest_of_names(files: Sequence[Path], seed: str) -> str:
-    digest = hashlib.sha256(seed.encode())
-    for file in files:
-        digest.update(f"\0{file.name}\0{sha256_of(file)}".encode())
-    return digest.hexdigest()[:HASH_DIGITS]
 
 
 def _part_of(on_progress: Callable[[float], None], begin: float, share: float) -> Callable[[float], None]:

@@ -1,8 +1,7 @@
-"""What this host remembers about devices: the journal of runs, hashes of model files, its own name."""
+"""What this host remembers about devices: the journal of runs, its own name."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
@@ -10,12 +9,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from melt_core.errors import InvalidArgumentError, StorageError
+from melt_core.errors import StorageError
 from melt_core.trace.storage import written_atomically
 
 _MAX_STATE_BYTES = 16 << 20
-_BLOCK_BYTES = 1 << 20
-_MOST_HASHES = 256
 
 
 def state_dir() -> Path:
@@ -52,34 +49,6 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         return "unknown"
-
-
-def sha256_of(path: Path) -> str:
-    """Returns a file's SHA-256; remembered by path, size and time of change, as models are large.
-
-    Raises:
-        StorageError: It cannot be read.
-        InvalidArgumentError: It is no regular file.
-    """
-    try:
-        status = path.stat()
-        if not path.is_file():
-            raise InvalidArgumentError(f"{path} is not a regular file")
-        key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
-        memory = state_dir() / "hashes.json"
-        known = read_json(memory)
-        known = known if isinstance(known, dict) else {}
-        found = known.get(key)
-        if isinstance(found, str) and len(found) == 64:
-            return found
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
-    except OSError as error:
-        raise StorageError.from_os_error("read", str(path), error) from error
-    write_json(memory, dict([*known.items(), (key, digest.hexdigest())][-_MOST_HASHES:]))
-    return digest.hexdigest()
 
 
 def read_json(path: Path) -> Any:

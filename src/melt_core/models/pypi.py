@@ -35,15 +35,6 @@ class PypiFile:
     sdist_backend: str | None = None
 
 
-def cache_dir() -> Path:
-    """Returns the folder for downloads: `MELT_CACHE_DIR`, else `melt_core` in the user's cache folder (XDG)."""
-    chosen = os.environ.get("MELT_CACHE_DIR")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "melt_core"
-
-
 def sha256_of(path: Path) -> str:
     """Returns the SHA-256 of a file as 64 hex digits."""
     digest = hashlib.sha256()

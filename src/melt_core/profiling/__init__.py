@@ -5,7 +5,6 @@ from __future__ import annotations
 from melt_core.profiling.fit import MemoryOptions, MemoryPrediction, predict_memory
 from melt_core.profiling.isolated import ProfileResult, profile_in_child
 from melt_core.profiling.profiler import Completion, Profiler, profile
-from melt_core.profiling.remote import profile_on_device
 from melt_core.profiling.request import ProfileRequest
 
 __all__ = [
@@ -18,5 +17,4 @@ __all__ = [
     "predict_memory",
     "profile",
     "profile_in_child",
-    "profile_on_device",
 ]

@@ -18,8 +18,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from melt_core.analysis.ceilings import FLOPS, READ_BANDWIDTH, AbsentCeiling, Ceiling, Ceilings
+from melt_core.cache import cache_dir
 from melt_core.errors import InvalidArgumentError, StorageError
-from melt_core.models.pypi import cache_dir
 from melt_core.runtime.ceilings import RawCeilings, measure_raw
 from melt_core.runtime.machine import build_info, device_info
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from melt_core.errors import MeltError
+from melt_core.report import human
 from melt_core.runtime.machine import (
     build_info,
     counter_info,
@@ -24,6 +25,8 @@ from melt_core.runtime.session import usable_cpus
 
 #: Channels of one sensor that are named.
 MAX_CHANNELS = 12
+#: Of every runtime; what level counters can count has findings of its own.
+_LEVELS = "levels tokens, ops, memory"
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def _runtimes() -> list[Finding]:
             findings.append(_mlc())
             continue
         commit = details.get("commit", "")[:12]
-        findings.append(Finding(f"runtime {name}", "ok", f"levels tokens, ops{'; commit ' + commit if commit else ''}"))
+        findings.append(Finding(f"runtime {name}", "ok", f"{_LEVELS}{'; commit ' + commit if commit else ''}"))
     return findings
 
 
@@ -86,7 +89,7 @@ def _mlc() -> Finding:
         folders = tvm_folders()
     except MeltError as error:
         return Finding("runtime mlc", "absent", str(error))
-    return Finding("runtime mlc", "ok", f"levels tokens, ops; TVM in {folders or os.environ['MELT_TVM_PATH']}")
+    return Finding("runtime mlc", "ok", f"{_LEVELS}; TVM in {folders or os.environ['MELT_TVM_PATH']}")
 
 
 def _counter() -> Finding:
@@ -124,10 +127,10 @@ def _frequency(sysfs: Path) -> Finding:
 
 
 def _memory(procfs: Path) -> Finding:
-    available = psutil.virtual_memory().available
+    available = human.size_bytes(psutil.virtual_memory().available)
     if not (procfs / "self/status").exists():
-        return Finding("memory", "limited", f"{available / 2**30:.1f} GiB available; the peak comes from getrusage")
-    return Finding("memory", "ok", f"{available / 2**30:.1f} GiB available; process peak from /proc (VmHWM)")
+        return Finding("memory", "limited", f"{available} available; the peak comes from getrusage")
+    return Finding("memory", "ok", f"{available} available; process peak from /proc (VmHWM)")
 
 
 def _counters() -> list[Finding]:

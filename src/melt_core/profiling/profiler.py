@@ -297,9 +297,10 @@ def profile(
             or absent.
         StorageError: `output` cannot be written.
     """
-    from melt_core.profiling.remote import RemoteLLM, RemoteProfiler  # which build upon this module
+    if llm.device is not None:
+        from melt_core.profiling.remote import RemoteLLM, RemoteProfiler  # which build upon this module, and on devices
 
-    if isinstance(llm, RemoteLLM):
+        assert isinstance(llm, RemoteLLM)
         return RemoteProfiler(
             llm,
             levels=levels,

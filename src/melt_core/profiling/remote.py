@@ -50,6 +50,8 @@ class RemoteOptions:
 class RemoteLLM(LLM):
     """A model on another device. Made by `melt.load` with `device`; each run loads it there."""
 
+    device: Device
+
     def __init__(self, device: Device, path: str, runtime: str, options: RemoteOptions, *, owns_device: bool) -> None:
         """Use `melt.load`."""
         self.device = device

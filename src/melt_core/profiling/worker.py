@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from melt_core.devices.mlc import digest_of
-from melt_core.errors import InvalidArgumentError, MeltError
+from melt_core.errors import InvalidArgumentError, MeltError, StorageError
+from melt_core.models.hashes import digest_of
 from melt_core.profiling.profiler import profile
 from melt_core.profiling.request import ProfileRequest
 from melt_core.runtime.session import LLM, load
@@ -153,11 +153,11 @@ def prompt_of(request: ProfileRequest, llm: LLM) -> str | list[int]:
 
 
 def model_file_metadata(request: ProfileRequest) -> dict[str, Any]:
-    """Returns size and SHA-256 of the model file, or of a directory's files in order: they tell two models apart."""
+    """Returns size and SHA-256 of the model: they tell two apart."""
     try:
         sha256, n_bytes = digest_of(Path(request.model))
         return {"sha256": sha256, "file_bytes": n_bytes}
-    except OSError:
+    except (StorageError, InvalidArgumentError):
         return {"missing": {"sha256": "the model is not a readable file"}}
 
 

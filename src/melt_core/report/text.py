@@ -117,7 +117,7 @@ def _footer(table: Table, n_shown: int, n_fitting: int, width: int) -> list[str]
         lines.append("(no rows)")
     if n_fitting < len(table.columns):
         names = ", ".join(table.columns[n_fitting:])
-        lines += textwrap.wrap(f"also: {names}", width, subsequent_indent="      ")
+        lines += textwrap.wrap(f"no room for: {names}", width, subsequent_indent="  ")
     return lines
 
 

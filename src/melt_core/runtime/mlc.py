@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from melt_core.errors import MissingExtraError, ModelError
+from melt_core.models.mlc.files import CONFIG_NAME
 from melt_core.runtime.checks import checked_text
 
 #: The extra of this package that brings TVM and ``tokenizers``.
@@ -107,7 +108,7 @@ def load_mlc_tokenizer(folder: str | os.PathLike[str]) -> MlcTokenizer | None:
 
 
 def _conversation_template(folder: Path) -> dict[str, Any]:
-    path = folder / "mlc-chat-config.json"
+    path = folder / CONFIG_NAME
     try:
         template = json.loads(path.read_text(encoding="utf-8")).get("conv_template")
     except (OSError, ValueError) as error:
@@ -139,4 +140,4 @@ def format_conversation(template: dict[str, Any], messages: Sequence[tuple[str, 
             text += template["roles"][role] + template.get("role_content_sep", "") + shown + separator
         return text + str(template["roles"]["assistant"]) + str(template.get("role_empty_sep", ""))
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ModelError(f"the conversation template of mlc-chat-config.json cannot be used: {error!r}") from error
+        raise ModelError(f"the conversation template of {CONFIG_NAME} cannot be used: {error!r}") from error

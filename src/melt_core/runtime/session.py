@@ -54,6 +54,9 @@ class ModelInfo:
 class LLM:
     """A loaded model with its context and KV cache. Made by `load`; one run at a time."""
 
+    #: The device that it is on; None: this process has loaded it.
+    device: Device | None = None
+
     def __init__(self, session: _core.Session, path: str, runtime: str) -> None:
         """Wraps a session of the core; use `load`."""
         self._session = session

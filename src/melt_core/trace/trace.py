@@ -186,6 +186,11 @@ class Trace:
         """Places op records in runs and phases."""
         return OpContext(self)
 
+    @cached_property
+    def op_sums(self) -> dict[object, Any]:
+        """Totals over all op records that analyses have worked out, by what was selected."""
+        return {}
+
     def op_blocks(self) -> Iterator[NDArray[Any]]:
         """Yields the op records in file order, in views small enough for the processor's cache."""
         for part in self.chunks(ChunkKind.OPS):

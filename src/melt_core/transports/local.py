@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from melt_core.cache import cache_dir
 from melt_core.errors import DeviceError, InvalidArgumentError, StorageError
 from melt_core.transports.paths import RemotePath
 from melt_core.transports.process import Output, RemoteProcess
@@ -29,8 +30,7 @@ class LocalTransport(ShellTransport):
 
     def __init__(self, work_dir: Path | None = None) -> None:
         super().__init__("local")
-        cache = Path(os.environ.get("MELT_CACHE_DIR") or Path.home() / ".cache/melt_core")
-        self._folder = (work_dir or cache / "device").absolute()
+        self._folder = (work_dir or cache_dir() / "device").absolute()
 
     def _find_work_dir(self) -> str:
         try:

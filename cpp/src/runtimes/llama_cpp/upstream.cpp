@@ -89,8 +89,10 @@ Error SetupGuard::failure(ErrorKind kind, const std::string& what) const {
   if (!setup.refused.empty())
     return Error(ErrorKind::kOutOfMemory, what + ": " + setup.refused);
   std::string reason = setup.errors.empty() ? setup.warnings : setup.errors;
-  if (reason.find("bad_alloc") != std::string::npos) {
-    return Error(ErrorKind::kOutOfMemory, what + ": memory ran out");
+  // As upstream words it: of C++, llama.cpp (buffers of weights), and ggml with llama.cpp (contexts).
+  for (const char* words : {"bad_alloc", "unable to allocate", "failed to allocate"}) {
+    if (reason.find(words) != std::string::npos)
+      return Error(ErrorKind::kOutOfMemory, what + ": memory ran out");
   }
   for (char& c : reason) {
     if (c == '\n')

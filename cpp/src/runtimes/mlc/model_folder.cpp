@@ -30,7 +30,7 @@ class JsonFile {
     std::error_code failed;
     const std::uintmax_t size = fs::file_size(path_, failed);
     if (failed)
-      refuse("cannot read " + path_.string() + ": " + failed.message());
+      refuse("cannot read " + path_.string() + ": " + failed.message() + " (each model directory of MLC has one)");
     if (size > kMaxJsonBytes)
       refuse(path_.string() + " has " + std::to_string(size) + " bytes: that is no description of a model");
     std::ifstream file(path_, std::ios::binary);

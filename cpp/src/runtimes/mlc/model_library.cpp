@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "json_value.h"
+#include "melt/cpu_features.h"
 #include "melt/error.h"
 
 namespace melt::mlc {
@@ -106,6 +107,10 @@ LibraryMetadata parse_metadata(const std::string& json) {
       metadata.parameters.push_back(std::move(parameter));
     }
   }
+  if (const JsonValue* features = root.find("cpu_features")) {
+    for (const JsonValue& name : features->as_array("cpu_features"))
+      metadata.cpu_features.push_back(name.as_string("cpu_features"));
+  }
   return metadata;
 }
 
@@ -137,6 +142,7 @@ ModelLibrary::ModelLibrary(const std::string& path, OpHooks& hooks) : path_(path
   }
   make_machine(hooks);
   read_metadata();
+  check_processor();
 }
 
 void ModelLibrary::make_machine(OpHooks& hooks) {
@@ -190,6 +196,17 @@ void ModelLibrary::read_metadata() {
   if (!metadata_.kv_state_kind.empty() && metadata_.kv_state_kind != "kv_cache") {
     refuse("the model library " + path_ + " keeps its state as " + metadata_.kv_state_kind + " (architecture " +
            metadata_.model_type + "): only models with a KV cache are supported");
+  }
+}
+
+/// A kernel for another processor would end the process by SIGILL, without a word.
+void ModelLibrary::check_processor() const {
+  std::string names;
+  for (const std::string& name : missing_cpu_features(metadata_.cpu_features))
+    names += (names.empty() ? "" : ", ") + name;
+  if (!names.empty()) {
+    refuse("the model library " + path_ + " was compiled for a processor with " + names +
+           ", which this one lacks: convert the model on this machine (melt models convert --target host)");
   }
 }
 

@@ -31,6 +31,7 @@ struct LibraryMetadata {
   std::uint32_t head_dim = 0;
   std::uint64_t activation_bytes = 0;  ///< most that one function plans for temporaries; 0: not said
   std::vector<ExpectedParameter> parameters;
+  std::vector<std::string> cpu_features;  ///< what its kernels use of a processor; empty: not said, or nothing special
 };
 
 class ModelLibrary {
@@ -46,6 +47,7 @@ class ModelLibrary {
  private:
   void make_machine(OpHooks& hooks);
   void read_metadata();
+  void check_processor() const;
 
   std::string path_;
   Value executable_;

@@ -1,11 +1,4 @@
-"""MLC model directories, made from GGUF files and from directories of Hugging Face."""
+"""MLC model directories, made from GGUF files and from directories of Hugging Face: `convert.convert`.
 
-from __future__ import annotations
-
-from melt_core.models.mlc.convert import Conversion, convert
-from melt_core.models.mlc.directory import MlcDirectory, describe
-from melt_core.models.mlc.quantization import QUANTIZATIONS
-from melt_core.models.mlc.targets import TARGETS
-from melt_core.models.mlc.verify import Verification
-
-__all__ = ["QUANTIZATIONS", "TARGETS", "Conversion", "MlcDirectory", "Verification", "convert", "describe"]
+Nothing is imported here: names of files, quantisations and targets are asked for where NumPy is not needed.
+"""

@@ -24,8 +24,10 @@ from pathlib import Path
 
 from melt_core.errors import InvalidArgumentError, MissingExtraError, ModelError, StorageError
 from melt_core.models.mlc.config import ModelConfig
+from melt_core.models.mlc.files import CONFIG_NAME
 from melt_core.models.mlc.open import open_source
-from melt_core.models.mlc.quantization import Quantization, quantization_of, quantize
+from melt_core.models.mlc.packing import quantize
+from melt_core.models.mlc.quantization import Quantization, quantization_of
 from melt_core.models.mlc.source import Chat, Source
 from melt_core.models.mlc.targets import Machine, machine_of
 from melt_core.models.mlc.verify import Verification, verify_shards, verify_values
@@ -262,7 +264,7 @@ def _write_config(folder: Path, source: Source, q: Quantization, tokenizer_files
         "tokenizer_files": tokenizer_files,
         **_chat_values(chat),
     }
-    (folder / "mlc-chat-config.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
+    (folder / CONFIG_NAME).write_text(json.dumps(values, indent=2), encoding="utf-8")
 
 
 def _chat_values(chat: Chat) -> dict[str, object]:

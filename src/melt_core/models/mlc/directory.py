@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from melt_core.errors import ModelError, StorageError
-from melt_core.models.mlc.writer import CACHE_NAMES
+from melt_core.models.mlc.files import CACHE_NAMES, CONFIG_NAME
 
-CONFIG_NAME = "mlc-chat-config.json"
 _LIBRARIES = ("*.so", "*.dylib", "*.tar")
 
 

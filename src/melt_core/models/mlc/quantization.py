@@ -1,4 +1,4 @@
-"""MLC's group quantisation: what its names mean, and the arithmetic in NumPy.
+"""MLC's group quantisation: what its names mean. `packing` has the arithmetic.
 
 ``q4f16_1``: 4 bits a weight, the model computes in float16, weights lie as [n, k] ("_1"). A group of 32 weights of a
 row (40 of 3 bits) shares a scale of the model's type; 8 weights (10) lie in a word of 32 bits, the first lowest.
@@ -8,9 +8,6 @@ Values are symmetric: (q - max_int) * scale, max_int = 2^(bits-1) - 1 (mlc_llm/q
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from melt_core.errors import InvalidArgumentError
 
@@ -65,31 +62,3 @@ def quantization_of(name: str) -> Quantization:
         if each.name == name:
             return each
     raise InvalidArgumentError(f"there is no quantization {name!r}: choose one of {', '.join(QUANTIZATIONS)}")
-
-
-def quantize(weight: NDArray[np.float32], to: Quantization) -> tuple[NDArray[np.uint32], NDArray[np.floating]]:
-    """Returns the words [n, n_words] uint32 and scales [n, n_groups] of a matrix [n, k]."""
-    n, k = weight.shape
-    padded = np.zeros((n, to.n_groups(k) * to.group), np.float32)
-    padded[:, :k] = weight.astype(to.dtype)
-    groups = padded.reshape(n, -1, to.group)
-    scales = (np.abs(groups).max(axis=-1) / to.max_int).astype(to.dtype)
-    # A group of zeros has the scale 0, whose reciprocal stands for nothing: its weights become max_int, which is 0.
-    divisor = np.where(scales == 0, 1, scales.astype(np.float32))[..., None]
-    levels = np.clip(np.rint(groups / divisor + to.max_int), 0, 2 * to.max_int).astype(np.uint32)
-    levels = levels.reshape(n, -1, to.per_word)
-    words = np.zeros(levels.shape[:2], np.uint32)
-    for place in range(to.per_word):
-        words |= levels[:, :, place] << np.uint32(place * to.bits)
-    return words, scales
-
-
-def dequantize(
-    words: NDArray[np.uint32], scales: NDArray[np.floating], k: int, by: Quantization
-) -> NDArray[np.float32]:
-    """Returns the matrix [n, k] float32 of words and scales."""
-    shifts = (np.arange(by.per_word) * by.bits).astype(np.uint32)
-    levels = (words[:, :, None] >> shifts) & np.uint32((1 << by.bits) - 1)
-    groups = levels.reshape(len(words), -1, by.group).astype(np.float32) - np.float32(by.max_int)
-    values: NDArray[np.float32] = groups * scales.astype(np.float32)[..., None]
-    return values.reshape(len(words), -1)[:, :k]

@@ -12,17 +12,16 @@ from pathlib import Path
 
 from melt_core.errors import InvalidArgumentError
 
-_LEVEL_3 = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}
-_LEVEL_4 = _LEVEL_3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-_AMX = {"amx_tile", "amx_bf16", "avx512_bf16"}
-
-#: Features beyond level 4 as Linux names them, and as LLVM does.
+#: Features as Linux names them -> as LLVM does: those of two levels, and what is used beyond.
+_LEVEL_3 = {"bmi1": "bmi"} | {name: name for name in ("avx", "avx2", "bmi2", "f16c", "fma", "movbe")}
+_LEVEL_4 = _LEVEL_3 | {name: name for name in ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")}
 _EXTENSIONS = {
     "avx512_vnni": "avx512vnni",
     "avx512_bf16": "avx512bf16",
     "amx_tile": "amx-tile",
     "amx_bf16": "amx-bf16",
 }
+_AMX = {"amx_tile", "amx_bf16", "avx512_bf16"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,8 @@ class Machine:
 
     `lanes` is how many float32 a vector register holds, `n_registers` how many of those there are. `vnni`: products of
     bytes, four at a time, into 32 bits (AVX512-VNNI). `amx`: products of bfloat16 tiles. `shared` tells whether the
-    library is a shared one, and not an archive for an app to link.
+    library is a shared one, and not an archive for an app to link. `needs` goes into the library's metadata: all that
+    the code may use beyond what every processor of the triple has, that of `cpu` and `features`, as LLVM names it.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Machine:
     n_registers: int
     cpu: str = ""
     features: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     vnni: bool = False
     amx: bool = False
     shared: bool = True
@@ -94,12 +95,13 @@ def machine_of(target: str, linker: str = "") -> Machine:
 
 def x86_machine(triple: str, flags: set[str]) -> Machine:
     """Returns the machine with these features, named as in ``/proc/cpuinfo``."""
-    if flags >= _LEVEL_4:
+    if flags >= _LEVEL_4.keys():
         extensions = tuple(name for flag, name in _EXTENSIONS.items() if flag in flags)
+        needs = (*_LEVEL_4.values(), *extensions)
         vnni, amx = "avx512_vnni" in flags, flags >= _AMX and "linux" in triple
-        return Machine("host", triple, 16, 32, "x86-64-v4", extensions, vnni=vnni, amx=amx)
-    if flags >= _LEVEL_3:
-        return Machine("host", triple, 8, 16, "x86-64-v3")
+        return Machine("host", triple, 16, 32, "x86-64-v4", extensions, needs, vnni=vnni, amx=amx)
+    if flags >= _LEVEL_3.keys():
+        return Machine("host", triple, 8, 16, "x86-64-v3", needs=tuple(_LEVEL_3.values()))
     return Machine("host", triple, 4, 16, "x86-64")
 
 

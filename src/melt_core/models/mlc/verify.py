@@ -25,11 +25,13 @@ import numpy as np
 
 from melt_core.errors import ModelError
 from melt_core.models.mlc.config import ModelConfig
-from melt_core.models.mlc.quantization import Quantization, dequantize, quantization_of
+from melt_core.models.mlc.files import CACHE_NAMES, CONFIG_NAME
+from melt_core.models.mlc.packing import dequantize
+from melt_core.models.mlc.quantization import Quantization, quantization_of
 from melt_core.models.mlc.reference import Reference
 from melt_core.models.mlc.source import FloatArray, Source
 from melt_core.models.mlc.targets import Machine
-from melt_core.models.mlc.writer import CACHE_NAME, read_parameters
+from melt_core.models.mlc.writer import read_parameters
 
 N_PREFILL, N_DECODE = 20, 4
 
@@ -70,7 +72,7 @@ def verify_shards(folder: Path) -> None:
     Raises:
         ModelError: One differs: the disk does not keep what was written.
     """
-    for shard in json.loads((folder / CACHE_NAME).read_text(encoding="utf-8"))["records"]:
+    for shard in json.loads((folder / CACHE_NAMES[0]).read_text(encoding="utf-8"))["records"]:
         digest = hashlib.md5(usedforsecurity=False)
         with (folder / shard["dataPath"]).open("rb") as stream:
             while block := stream.read(1 << 20):
@@ -155,7 +157,7 @@ def run_library(folder: Path, ids: list[int]) -> FloatArray:
 
 def reference_of(folder: Path) -> Reference:
     """Returns a directory's model in NumPy, with its parameters as they were written."""
-    chat = json.loads((folder / "mlc-chat-config.json").read_text(encoding="utf-8"))
+    chat = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     config = ModelConfig(**chat["model_config"])
     return Reference(config, written_parameters(folder, config, quantization_of(chat["quantization"])))
 

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from melt_core.models.mlc.files import CACHE_NAMES
+
 SHARD_BYTES = 32 << 20
-#: What the list of shards is called: now, and in older directories.
-CACHE_NAMES = ("tensor-cache.json", "ndarray-cache.json")
-CACHE_NAME = CACHE_NAMES[0]
 
 
 class ShardWriter:
@@ -46,7 +45,7 @@ class ShardWriter:
             "BitsPerParam": self.n_bytes * 8 / n_params,
         }
         text = json.dumps({"metadata": metadata, "records": self._shards}, indent=1)
-        (self._folder / CACHE_NAME).write_text(text, encoding="utf-8")
+        (self._folder / CACHE_NAMES[0]).write_text(text, encoding="utf-8")
 
     def _flush(self) -> None:
         if not self._pending:

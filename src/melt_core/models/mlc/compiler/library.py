@@ -24,7 +24,7 @@ def compile_library(path: Path, config: ModelConfig, quantization: Quantization,
         bound = {"tir_var_upper_bound": {"n": config.prefill_chunk_size}}
         for name in ("embed", "prefill"):
             module[name] = module[name].with_attrs(bound)
-        metadata = describe(config, quantization, params)
+        metadata = describe(config, quantization, params) | {"cpu_features": list(machine.needs)}
         if not machine.shared:  # such a library is found by name in the app, which may hold several
             module = module.with_attr("system_lib_prefix", f"melt_{config.model_type}_{quantization.name}_")
         options = {} if machine.shared else {"system_lib": True}
