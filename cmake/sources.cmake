@@ -17,6 +17,7 @@ set(MELT_CORE_SOURCES
   cpp/src/counters/thread_events.cpp
   cpp/src/cpu_features.cpp
   cpp/src/device_memory.cpp
+  cpp/src/durable.cpp
   cpp/src/environment.cpp
   cpp/src/error.cpp
   cpp/src/json.cpp
@@ -144,6 +145,7 @@ set(MELT_BINDING_SOURCES
 set(MELT_TEST_SOURCES
   cpp/tests/counting_allocator.cpp
   cpp/tests/main.cpp
+  cpp/tests/sync_log.cpp
   cpp/tests/test_c_api.c
   cpp/tests/test_c_api.cpp
   cpp/tests/test_ceilings.cpp

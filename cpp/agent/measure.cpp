@@ -89,6 +89,7 @@ RunResult execute(const WorkDir& work, const ProfileRequest& request, RunStatus&
     status.tokens_done = profiler.tokens_written();
     status.write(work);
   };
+  hooks.flush = Flush::kToDisk;  // a device's battery may end, or its button be pressed
   status.phase = "run";
   return profile_to_file(model, request, work.path() + "/" + trace_path(status.run), hooks);
 }

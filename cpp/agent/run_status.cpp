@@ -5,7 +5,6 @@
 
 #include "device.h"
 #include "json.h"
-#include "json_value.h"
 #include "melt/error.h"
 
 namespace melt::agent {
@@ -69,8 +68,15 @@ void RunStatus::write(const WorkDir& work) const noexcept {
   }
 }
 
+JsonValue read_status(const WorkDir& work, const std::string& run) {
+  return parse_json(work.read(status_path(run), kMaxStatusBytes));
+}
+
 RunStatus RunStatus::read(const WorkDir& work, const std::string& run) {
-  const JsonValue json = parse_json(work.read(status_path(run), kMaxStatusBytes));
+  return from(run, read_status(work, run));
+}
+
+RunStatus RunStatus::from(const std::string& run, const JsonValue& json) {
   RunStatus status;
   status.run = run;
   status.host = text(json, "host");

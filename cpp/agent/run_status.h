@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "json_value.h"
 #include "work_dir.h"
 
 namespace melt::agent {
@@ -37,7 +38,11 @@ struct RunStatus {
   void write(const WorkDir& work) const noexcept;
   /// Raises: Error(kIo | kInvalidArgument) if there is none, or none that can be read.
   static RunStatus read(const WorkDir& work, const std::string& run);
+  static RunStatus from(const std::string& run, const JsonValue& json);
 };
+
+/// The file's members as they are. Raises: as RunStatus::read.
+JsonValue read_status(const WorkDir& work, const std::string& run);
 
 /// `outcome` with the trace's size and hash and the time.
 std::string with_trace(const WorkDir& work, const std::string& run, const std::string& outcome);

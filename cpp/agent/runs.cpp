@@ -170,6 +170,18 @@ void start_thread(std::unique_ptr<ThreadedRun> run) {
   run.release();  // the thread's now
 }
 
+/// The status of a run that has no process. A loss of power may leave the file without its content, on file systems
+/// that keep the new name of a file and not what was in it: the run was going on then, in an earlier start of the
+/// system.
+JsonValue status_of_dead(const WorkDir& work, const std::string& run) {
+  const std::string text = work.read(status_path(run), kMaxStatusBytes);
+  try {
+    return parse_json(text);
+  } catch (const Error&) {
+    return parse_json(JsonObject().add("run", run).add("state", "running").str());
+  }
+}
+
 RunStatus first_status(const std::string& run, const std::string& host) {
   RunStatus status;
   status.run = run;
@@ -261,8 +273,8 @@ std::string Runs::status_json(const std::string& run) const {
   if (!work_.exists(run_path(run)))
     throw Error(ErrorKind::kInvalidArgument, "there is no run " + json_string(run));
   const bool is_alive = alive(run);  // before the status is read: a run that ends in between has written its last one
-  const RunStatus last = RunStatus::read(work_, run);
-  const JsonValue members = parse_json(work_.read(status_path(run), kMaxStatusBytes));
+  const JsonValue members = is_alive ? read_status(work_, run) : status_of_dead(work_, run);
+  const RunStatus last = RunStatus::from(run, members);
   JsonObject answer;
   const bool lost = !is_alive && (last.state == "queued" || last.state == "running");
   for (std::size_t i = 0; i < members.keys().size(); ++i) {

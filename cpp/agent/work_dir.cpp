@@ -13,6 +13,7 @@
 #include <memory>
 #include <system_error>
 
+#include "durable.h"
 #include "json.h"
 #include "melt/error.h"
 
@@ -188,7 +189,7 @@ void WorkDir::make_directory(const std::string& relative) const {
   std::string name;
   const File parent = open_parent(relative, name);
   if (::mkdirat(parent.get(), name.c_str(), 0700) == 0)
-    ::fsync(parent.get());  // as lasting as what is put into it
+    bring_to_disk(parent.get());  // as lasting as what is put into it
   else if (errno != EEXIST)
     fail("make the directory", relative);
 }
@@ -223,7 +224,7 @@ void WorkDir::replace(const std::string& relative, const std::string& text, bool
   try {
     write_all(file.get(), text, relative);
     if (lasting)
-      ::fsync(file.get());
+      bring_to_disk(file.get());  // a disk that refuses still shows it until power is lost
     file.close();
     if (::renameat(parent.get(), scratch.c_str(), parent.get(), name.c_str()) != 0)
       fail("replace", relative);
@@ -232,7 +233,7 @@ void WorkDir::replace(const std::string& relative, const std::string& text, bool
     throw;
   }
   if (lasting)
-    ::fsync(parent.get());
+    bring_to_disk(parent.get());
 }
 
 std::vector<WorkFile> WorkDir::files(std::size_t max_files, bool& truncated) const {

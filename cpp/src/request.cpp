@@ -250,7 +250,7 @@ RunResult profile_to_file(LoadedModel& model, const ProfileRequest& request, con
                           const ProfileHooks& hooks) {
   RunOptions run = request.run;
   resolve_prompt(request, model.session(), run);
-  const std::unique_ptr<ByteSink> sink = make_file_sink(trace_path);
+  const std::unique_ptr<ByteSink> sink = make_file_sink(trace_path, hooks.flush);
   const std::string metadata = merged(request.metadata_json, hooks.metadata_json);
   Profiler profiler(model, *sink, request.levels, metadata, request.limits, request.sensors);
   const auto report = [&](std::uint32_t done, std::uint32_t total) {

@@ -22,6 +22,7 @@
 #include "process.h"
 #include "scratch_dir.h"
 #include "server.h"
+#include "sync_log.h"
 
 using namespace melt;
 using namespace melt::agent;
@@ -274,7 +275,29 @@ TEST_CASE("agent: a run that was going on when the device restarted is lost") {
   CHECK(text_of(status, "state") == "lost");
   CHECK(text_of(*status.find("error"), "message").find("restarted") != std::string::npos);
   CHECK_FALSE(agent.good(R"({"op": "cancel", "run": "r"})").find("signalled")->as_bool("signalled"));
+  // Its status without content, as a loss of power may leave it; what the trace holds is still to be had.
+  for (const char* left : {"", "{\"run\": \"r\", \"sta", "\x01\x02"}) {
+    agent.put("runs/r/status.json", left);
+    const JsonValue damaged = agent.wait("r");
+    CHECK(text_of(damaged, "state") == "lost");
+    CHECK(text_of(*damaged.find("error"), "message").find("restarted") != std::string::npos);
+    CHECK(damaged.find("trace_bytes")->as_number("bytes") > 0);
+    CHECK_FALSE(agent.good(R"({"op": "cancel", "run": "r"})").find("signalled")->as_bool("signalled"));
+  }
 }
+
+#if defined(__linux__)
+TEST_CASE("agent: each repetition of a run reaches the disk when it is over, the final status last") {
+  melt_test::SyncLog log;
+  Agent agent;
+  agent.start("r", kShortRun);
+  REQUIRE(text_of(agent.wait("r"), "state") == "done");
+  const std::string folder = agent.work.path() + "/runs/r";
+  CHECK(log.count(folder + "/trace.melt") == 4);  // one of warm-up, two measured, the end of the trace
+  CHECK(log.count(folder) >= 2);                  // the trace's name, the status's
+  REQUIRE(eventually([&] { return log.last() == folder; }));
+}
+#endif
 
 TEST_CASE("agent: a lease keeps other hosts from changing anything, not from looking") {
   Agent agent;

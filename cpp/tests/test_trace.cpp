@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -15,6 +16,8 @@
 #include "melt/error.h"
 #include "melt/trace_reader.h"
 #include "melt/trace_writer.h"
+#include "scratch_dir.h"
+#include "sync_log.h"
 
 using namespace melt;
 using Bytes = std::vector<std::uint8_t>;
@@ -385,6 +388,35 @@ TEST_CASE("a file holds the same bytes as memory") {
   CHECK_FALSE(trace.complete);
   std::remove(path.c_str());
 }
+
+#if defined(__linux__)
+TEST_CASE("a flush to the disk waits for the disk, and says if that refuses; another flush does not ask it") {
+  const melt_test::ScratchDir scratch;
+  melt_test::SyncLog log;
+  const std::string path = scratch.path() + "/x.melt";
+  const std::vector<TokenRecord> more_than_a_buffer(10000, token(1));
+  {
+    const auto sink = make_file_sink(path);
+    TraceWriter(*sink, tiny_header()).finish();
+    CHECK(log.paths().empty());
+  }
+  const auto sink = make_file_sink(path, Flush::kToDisk);
+  CHECK(log.paths() == std::vector<std::string>{scratch.path()});  // the file's name
+  TraceWriter writer(*sink, tiny_header());
+  writer.write(ChunkKind::kTokens, more_than_a_buffer);
+  CHECK(log.count(path) == 0);
+  writer.flush();
+  CHECK(log.count(path) == 1);
+  log.fail_with(EINVAL);  // what has no disk, as a pipe
+  writer.flush();
+  log.fail_with(EIO);
+  CHECK_THROWS_WITH_AS(writer.flush(), doctest::Contains("Input/output error"), Error);
+  log.fail_with(0);
+  CHECK_THROWS_AS(writer.finish(), Error);
+  CHECK_THROWS_WITH_AS(make_file_sink(scratch.path() + "/no/x.melt", Flush::kToDisk),
+                       doctest::Contains("No such file or directory"), Error);
+}
+#endif
 
 TEST_CASE("a path that cannot be written fails at once, a full disk with the bytes written") {
   CHECK_THROWS_WITH_AS(make_file_sink("/tmp/no/such/directory/x.melt"), doctest::Contains("No such file or directory"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from melt_core.errors import InvalidArgumentError, StorageError, TraceError
 from melt_core.trace import Trace
 from melt_core.trace.append import SampleSeries, append_to_trace
 from melt_core.trace.format import ChunkKind
+from melt_core.trace.storage import written_atomically
 
 POWER = SampleSeries("soc", "power", "W", "INA3221 VDD_IN", [30, 10, 20], [3.0, 1.0, 2.0])
 HEAT = SampleSeries("skin", "temperature", "degC", "/sys/" + "x" * 80 + "/temp", [15], [41.5])
@@ -91,3 +93,21 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError):
         append_to_trace(whole, tmp_path / "y", metadata={"x": float("nan")})
     assert not (tmp_path / "y").exists()
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_that_before_anything_else_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "x"
+    synced: list[tuple[bool, bool]] = []  # whether it was the folder, and whether the name was there
+
+    def noted(descriptor: int, really: object = os.fsync) -> None:
+        synced.append((os.path.samestat(os.fstat(descriptor), tmp_path.stat()), target.exists()))
+        assert callable(really)
+        really(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with written_atomically(target) as file:
+        file.write(b"text")
+    assert synced == [(False, False), (True, True)]
+    assert target.read_bytes() == b"text"

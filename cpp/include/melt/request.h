@@ -36,7 +36,8 @@ struct ProfileHooks {
   std::string metadata_json = "{}";  ///< an object, merged over the request's own
   /// Called between repetitions.
   std::function<void(std::uint32_t done, std::uint32_t total, const Profiler&)> on_repetition;
-  bool unload = true;  ///< unload the model before the trace ends, so that the unload is in it
+  Flush flush = Flush::kToSystem;  ///< after each repetition and at the end
+  bool unload = true;              ///< unload the model before the trace ends, so that the unload is in it
 };
 
 /// Measures the request's run with a model loaded from its `runtime` and `model`, and completes the trace. What was

@@ -19,12 +19,18 @@ class ByteSink {
   virtual ~ByteSink() = default;
   /// Raises: Error(kIo) naming the place and the system's reason; the bytes before stay valid.
   virtual void write(const void* bytes, std::size_t size) = 0;
-  /// Hands everything written so far to the system. Raises: Error(kIo).
+  /// Hands everything written so far to the system, or to the disk if it was made so. Raises: Error(kIo).
   virtual void flush() = 0;
 };
 
+/// How far a flush goes.
+enum class Flush {
+  kToSystem,  ///< what was flushed survives the end of this process
+  kToDisk,    ///< and a loss of power; the flush waits for the disk
+};
+
 /// Creates or replaces the file at once, so that an unwritable path fails before anything is measured.
-std::unique_ptr<ByteSink> make_file_sink(const std::string& path);
+std::unique_ptr<ByteSink> make_file_sink(const std::string& path, Flush flush = Flush::kToSystem);
 
 /// Keeps the trace in memory: `bytes` grows as chunks are written. `bytes` must outlive the sink.
 std::unique_ptr<ByteSink> make_memory_sink(std::vector<std::uint8_t>& bytes);
@@ -45,7 +51,7 @@ class TraceWriter {
   /// Writes a JSON object; readers merge it into the trace's metadata.
   void write_metadata(std::string_view json);
 
-  /// Hands what has been written to the system: it survives the end of this process. Raises: Error(kIo).
+  /// Hands what has been written to the system or the disk, as the sink was made. Raises: Error(kIo).
   void flush() { sink_.flush(); }
 
   /// Writes the kEnd chunk and flushes. Further writes raise Error(kInvalidArgument).

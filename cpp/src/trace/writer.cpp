@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Trace writing: CRC-32, the two byte sinks, and the chunk framing of trace_format.h. Nothing here runs while
-// a run is measured; a chunk costs one pass over its payload for the checksum and one write(2).
+// a run is measured; a chunk costs one pass over its payload for the checksum and one write(2), a flush to the disk
+// what the disk takes.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include <stdexcept>
 #include <system_error>
 
+#include "durable.h"
 #include "melt/error.h"
 #include "melt/trace_writer.h"
 
@@ -56,14 +58,17 @@ std::string system_reason(int error_number) {
 
 class FileSink final : public ByteSink {
  public:
-  explicit FileSink(const std::string& path) : path_(path) {
+  FileSink(const std::string& path, Flush flush) : path_(path), to_disk_(flush == Flush::kToDisk) {
     buffer_.reserve(kBufferBytes);
     do {
       fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     } while (fd_ < 0 && errno == EINTR);
-    if (fd_ >= 0)
+    if (fd_ >= 0 && (!to_disk_ || bring_name_to_disk(path)))
       return;
-    throw Error(ErrorKind::kIo, "cannot create the trace file '" + path + "': " + system_reason(errno) +
+    const std::string reason = system_reason(errno);
+    if (fd_ >= 0)
+      ::close(fd_);
+    throw Error(ErrorKind::kIo, "cannot create the trace file '" + path + "': " + reason +
                                     "; choose a directory that exists and that you may write to");
   }
 
@@ -73,7 +78,7 @@ class FileSink final : public ByteSink {
   ~FileSink() override {
     try {
       if (!failed_)
-        flush();
+        drain();
     } catch (...) {  // a destructor has nobody to tell; whoever needs to know calls flush() first
     }
     ::close(fd_);
@@ -83,7 +88,7 @@ class FileSink final : public ByteSink {
     if (size == 0)
       return;
     if (size > kBufferBytes - buffer_.size())
-      flush();
+      drain();
     const auto* first = static_cast<const std::uint8_t*>(bytes);
     if (size >= kBufferBytes) {
       write_all(first, size);
@@ -93,11 +98,20 @@ class FileSink final : public ByteSink {
   }
 
   void flush() override {
+    drain();
+    if (!to_disk_ || bring_to_disk(fd_))
+      return;
+    failed_ = true;
+    failed_errno_ = errno;
+    raise(failed_errno_);
+  }
+
+ private:
+  void drain() {
     write_all(buffer_.data(), buffer_.size());
     buffer_.clear();
   }
 
- private:
   void write_all(const std::uint8_t* bytes, std::size_t size) {
     // After a failure the file ends inside a chunk; whatever came behind that could not be told from the rest
     // of it.
@@ -114,12 +128,12 @@ class FileSink final : public ByteSink {
       }
       bytes += written;
       size -= static_cast<std::size_t>(written);
-      on_disk_ += static_cast<std::uint64_t>(written);
+      written_ += static_cast<std::uint64_t>(written);
     }
   }
 
   [[noreturn]] void raise(int error_number) const {
-    throw Error(ErrorKind::kIo, "writing the trace file '" + path_ + "' failed after " + std::to_string(on_disk_) +
+    throw Error(ErrorKind::kIo, "writing the trace file '" + path_ + "' failed after " + std::to_string(written_) +
                                     " bytes: " + system_reason(error_number) +
                                     "; the complete chunks in these bytes stay readable; free space on that disk "
                                     "or record to another one");
@@ -127,10 +141,11 @@ class FileSink final : public ByteSink {
 
   std::string path_;
   std::vector<std::uint8_t> buffer_;
-  std::uint64_t on_disk_ = 0;
+  std::uint64_t written_ = 0;
   int fd_ = -1;
   int failed_errno_ = 0;
   bool failed_ = false;
+  bool to_disk_;
 };
 
 class MemorySink final : public ByteSink {
@@ -180,8 +195,8 @@ std::uint32_t crc32(const void* bytes, std::size_t size, std::uint32_t crc) noex
   return ~crc;
 }
 
-std::unique_ptr<ByteSink> make_file_sink(const std::string& path) {
-  return std::make_unique<FileSink>(path);
+std::unique_ptr<ByteSink> make_file_sink(const std::string& path, Flush flush) {
+  return std::make_unique<FileSink>(path, flush);
 }
 
 std::unique_ptr<ByteSink> make_memory_sink(std::vector<std::uint8_t>& bytes) {

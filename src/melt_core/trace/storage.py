@@ -57,3 +57,14 @@ def _temporary(target: Path, mode: int | None) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+    _keep_name(target.parent)
+
+
+def _keep_name(folder: Path) -> None:
+    """Waits until the new name is on the disk too: what it was made from may be removed next."""
+    with contextlib.suppress(OSError):  # a folder that cannot be opened, or a file system that has no such thing
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
