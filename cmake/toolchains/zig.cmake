@@ -24,10 +24,6 @@ set(CMAKE_CXX_COMPILER ${MELT_ZIG_TOOLS}/zig-c++)
 set(CMAKE_AR ${MELT_ZIG_TOOLS}/zig-ar)
 set(CMAKE_RANLIB ${MELT_ZIG_TOOLS}/zig-ranlib)
 
-set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
-set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
-set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
-
 set(CMAKE_EXE_LINKER_FLAGS_INIT "-s")
 set(CMAKE_MODULE_LINKER_FLAGS_INIT "-s")
 if(MELT_ZIG_TARGET MATCHES musl)
@@ -35,8 +31,4 @@ if(MELT_ZIG_TARGET MATCHES musl)
   string(APPEND CMAKE_EXE_LINKER_FLAGS_INIT " -static -Wl,-z,stack-size=8388608 -Wl,-z,max-page-size=16384")
 endif()
 
-# -cpu max without pauth-impdef computes pointer authentication in software, slowly.
-find_program(MELT_QEMU NAMES qemu-aarch64-static qemu-aarch64)
-if(MELT_QEMU)
-  set(CMAKE_CROSSCOMPILING_EMULATOR "${MELT_QEMU};-cpu;max,pauth-impdef=on")
-endif()
+include(${CMAKE_CURRENT_LIST_DIR}/emulated_arm64.cmake)

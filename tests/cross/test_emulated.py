@@ -37,10 +37,12 @@ REQUEST: dict[str, Any] = {
 Qemu = Callable[[str], list[str]]
 
 
-@pytest.mark.parametrize("cpu", ["max", "cortex-a76"])
-def test_core_tests(cpu: str, qemu: Qemu, arm64_root: Path) -> None:
+@pytest.mark.parametrize(
+    ("preset", "cpu"), [("jetson", "max"), ("jetson", "cortex-a76"), ("linux-arm64-gcc", "cortex-a53")]
+)
+def test_core_tests(preset: str, cpu: str, qemu: Qemu, arm64_root: Path) -> None:
     """All of ctest's but for a case that asks the kernel about our pages: it answers about the emulator's."""
-    program = built(BUILDS / "jetson/melt_tests", "jetson")
+    program = built(BUILDS / preset / "melt_tests", preset)
     done = subprocess.run(
         [*qemu(cpu), str(program), "-tce=the account finds what is resident of a buffer*"],
         env={**os.environ, "QEMU_LD_PREFIX": str(arm64_root), "MELT_TEST_CPU": cpu},

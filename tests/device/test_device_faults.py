@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from fakes.adb_phone import Phone
-from melt_core.devices import Device
+from melt_core.devices import Device, agents
+from melt_core.devices.agents import Platform
 from melt_core.devices.journal import Journal
 from melt_core.errors import DeviceError, MeltError, TransientDeviceError
 from melt_core.models.hashes import sha256_of
@@ -122,6 +123,21 @@ def test_no_agent_for_the_device(state: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("MELT_AGENT", str(tmp_path / "missing"))
     with Device(LocalTransport(tmp_path / "work")) as device, pytest.raises(DeviceError, match="MELT_AGENT"):
         device.agent()
+
+
+@pytest.mark.parametrize(
+    ("platform", "how"),
+    [
+        (Platform("linux", "aarch64"), "`make cross PRESET=linux-arm64`,"),
+        (Platform("android", "aarch64"), "`make cross PRESET=android-static`,"),
+        (Platform("linux", os.uname().machine), "`make setup`,"),
+        (Platform("linux", "riscv64"), "no preset"),
+    ],
+)
+def test_how_to_get_an_agent_is_said(platform: Platform, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents, "_places", lambda preset: [])  # nothing was built
+    with pytest.raises(DeviceError, match=how):
+        agents.agent_files(platform)
 
 
 def test_an_agent_of_another_build_is_replaced(

@@ -28,6 +28,10 @@ MODELS = RemotePath.of("models")
 HASH_DIGITS = 16
 TRANSFER_PATIENCE = Patience(attempts=6, total_s=300.0, first_wait_s=0.5, longest_wait_s=15.0)
 
+_LINUX_ARM64 = ("jetson", "linux-arm64", "linux-arm64-gcc")
+#: What runs on any device of its platform, and needs nothing to be built.
+_PLAINEST = ("android-static", "linux-arm64")
+
 #: Returns the size of a file on the device, None if it is not there.
 SizeThere: TypeAlias = Callable[[RemotePath], "int | None"]
 
@@ -44,9 +48,9 @@ class Platform:
 
     @property
     def presets(self) -> tuple[str, ...]:
-        """The presets whose agent runs here, the fastest first."""
+        """The presets whose agent runs here, the fastest first; last what asks for a newer C library."""
         if self.machine in ("aarch64", "arm64"):
-            return ("android-arm64", "android-static") if self.system == "android" else ("jetson", "linux-arm64")
+            return ("android-arm64", "android-static") if self.system == "android" else _LINUX_ARM64
         return ("host",) if self.machine == os.uname().machine else ()
 
 
@@ -77,7 +81,7 @@ def agent_files(platform: Platform) -> list[AgentFile]:
         presets = ("host", *presets)
     found = [AgentFile(preset, path) for preset in presets for path in _places(preset) if path.is_file()]
     if not found:
-        how = f"`make cross PRESET={presets[-1]}`" if presets and presets[-1] != "host" else "`make setup`"
+        how = "".join(f"`make cross PRESET={preset}`" for preset in presets if preset in _PLAINEST) or "`make setup`"
         where = f"for {platform}: build one with {how}" if presets else f"for {platform}, and no preset builds one"
         raise DeviceError(f"there is no melt-agent {where}, or name one with MELT_AGENT")
     return found
