@@ -14,6 +14,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <optional>
 #include <vector>
 
 #include "json.h"
@@ -70,6 +71,19 @@ int cpus_allowed() {
   return static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
 }
 
+/// Of the last minute.
+std::optional<double> load_average() {
+#if defined(__linux__)  // bionic has getloadavg() since Android 10 only, and keeps the file from apps
+  const std::string line = first_line("/proc/loadavg");
+  char* end = nullptr;
+  const double load = std::strtod(line.c_str(), &end);
+  return end == line.c_str() ? std::nullopt : std::optional<double>(load);
+#else
+  double load = 0;
+  return getloadavg(&load, 1) == 1 ? std::optional<double>(load) : std::nullopt;
+#endif
+}
+
 }  // namespace
 
 std::string device_json() {
@@ -101,9 +115,11 @@ std::string device_json() {
   } else {
     device.add("mem_total_bytes", static_cast<std::uint64_t>(std::strtoull(memory_kb.c_str(), nullptr, 10)) * 1024);
   }
-  double load[1] = {0};
-  if (getloadavg(load, 1) == 1)
-    device.add("load_average", load[0]);
+  const std::optional<double> load = load_average();
+  if (load)
+    device.add("load_average", *load);
+  else
+    missing.add("load_average", "/proc/loadavg cannot be read");
   return device.add_raw("missing", missing.str()).str();
 }
 

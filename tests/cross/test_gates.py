@@ -30,6 +30,7 @@ OURS = (
     "cpp/src/clock.cpp",
     "cpp/src/cpu_features.cpp",
     "cpp/src/device_memory.cpp",
+    "cpp/src/durable.cpp",
     "cpp/src/environment.cpp",
     "cpp/src/request.cpp",
     "cpp/src/c_api.cpp",
@@ -48,6 +49,15 @@ OURS = (
     "cpp/agent/runs.cpp",
     "cpp/agent/work_dir.cpp",
 )
+#: What bionic has only since a later Android than Termux builds for (7, API level 24): bionic/libc/libc.map.txt. Of
+#: the functions there, those that one could think of here.
+TOO_NEW = """
+    mallopt nl_langinfo pthread_getname_np futimes lutimes shmat shmget semop strtod_l strtof_l strtol_l strtoul_l
+    sync_file_range aligned_alloc fexecve getentropy getlogin_r getrandom glob globfree iconv posix_spawn posix_spawnp
+    swab syncfs getloadavg reallocarray timespec_get memfd_create mlock2 pthread_cond_clockwait renameat2 sem_clockwait
+    statx call_once mtx_lock thrd_create ffsl ffsll mallinfo2 pidfd_open process_madvise backtrace backtrace_symbols
+    preadv2 pwritev2 close_range copy_file_range memset_explicit pthread_getaffinity_np pthread_setaffinity_np
+    qsort_r"""
 #: As tools/cross.py: what is compared is the script.
 COMPILER_CACHE = {"CCACHE_COMPILERCHECK": "content", "CCACHE_COMPILERTYPE": "clang"}
 MACH_O_ARM64 = bytes.fromhex("cffaedfe0c000001")
@@ -184,6 +194,14 @@ def test_our_sources_compile_with_android_defined(compilers: dict[str, list[str]
         assert compile_object(command, path, tmp_path / "ours.o")[:4] == b"\x7fELF"
 
 
+@pytest.mark.parametrize("library", ["libmelt.a", "libmelt_agent.a"])
+def test_we_call_nothing_that_termux_lacks(library: str) -> None:
+    symbols = readelf("-s", str(built(BUILDS / "android-static" / library, "android-static")))
+    called = set(re.findall(r" UND (\w+)$", symbols, re.MULTILINE))
+    assert {"open", "memcpy"} <= called
+    assert not called & set(TOO_NEW.split())
+
+
 def test_our_sources_compile_for_macos(compilers: dict[str, list[str]], tmp_path: Path) -> None:
     """For lack of an iOS C++ library the core's gate is macOS: the same headers but for frameworks."""
     for source in OURS:
@@ -216,7 +234,12 @@ def test_ggml_and_the_c_api_compile_for_apple(
 def test_what_is_missing_is_named() -> None:
     """`make cross` for a preset that this machine cannot build says what it needs."""
     environment = {name: value for name, value in os.environ.items() if name != "ANDROID_NDK_HOME"}
-    for preset, needs in (("android-arm64", "ANDROID_NDK_HOME"), ("ios-arm64", "macOS")):
+    environment["PATH"] = str(Path(sys.executable).parent)  # no compilers
+    for preset, needs in (
+        ("android-arm64", "ANDROID_NDK_HOME"),
+        ("ios-arm64", "macOS"),
+        ("linux-arm64-gcc", "apt-get install g++-aarch64-linux-gnu"),
+    ):
         if preset == "ios-arm64" and sys.platform == "darwin":
             continue
         done = subprocess.run(

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -138,6 +139,18 @@ def test_how_to_get_an_agent_is_said(platform: Platform, how: str, monkeypatch: 
     monkeypatch.setattr(agents, "_places", lambda preset: [])  # nothing was built
     with pytest.raises(DeviceError, match=how):
         agents.agent_files(platform)
+
+
+def test_in_termux_its_own_agent_measures_on_the_phone_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents.os, "uname", lambda: SimpleNamespace(machine="aarch64"))
+    monkeypatch.setattr(agents, "_places", lambda preset: [tmp_path / preset])
+    (tmp_path / "host").touch()
+    (tmp_path / "android-static").touch()
+    with pytest.raises(DeviceError, match="no melt-agent for android-riscv64"):
+        agents.agent_files(Platform("android", "riscv64"))
+    assert [file.preset for file in agents.agent_files(Platform("android", "aarch64"))] == ["android-static"]
+    monkeypatch.setenv("ANDROID_ROOT", "/system")
+    assert [file.preset for file in agents.agent_files(Platform("android", "aarch64"))] == ["android-static", "host"]
 
 
 def test_an_agent_of_another_build_is_replaced(

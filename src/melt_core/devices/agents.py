@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module, metadata
@@ -77,14 +78,20 @@ def agent_files(platform: Platform) -> list[AgentFile]:
             raise DeviceError(f"MELT_AGENT names {chosen}, which is no file: build it, or unset MELT_AGENT")
         return [AgentFile("MELT_AGENT", Path(chosen))]
     presets = platform.presets
-    if platform.system == "linux" and platform.machine == os.uname().machine and "host" not in presets:
-        presets = ("host", *presets)
+    if platform.machine == os.uname().machine and platform.system == _own_system() and "host" not in presets:
+        # In Termux last: what was built there needs its libraries, which other phones have not.
+        presets = ("host", *presets) if platform.system == "linux" else (*presets, "host")
     found = [AgentFile(preset, path) for preset in presets for path in _places(preset) if path.is_file()]
     if not found:
         how = "".join(f"`make cross PRESET={preset}`" for preset in presets if preset in _PLAINEST) or "`make setup`"
         where = f"for {platform}: build one with {how}" if presets else f"for {platform}, and no preset builds one"
         raise DeviceError(f"there is no melt-agent {where}, or name one with MELT_AGENT")
     return found
+
+
+def _own_system() -> str:
+    """Returns the system as `Platform` names it; to Python before 3.13, Android is a Linux."""
+    return "android" if sys.platform == "android" or "ANDROID_ROOT" in os.environ else sys.platform
 
 
 def _places(preset: str) -> list[Path]:

@@ -182,7 +182,7 @@ class _Stepper:
     def __init__(
         self, model: str | PathLike[str], limit_bytes: int, max_seconds: float, on_step: OnStep | None
     ) -> None:
-        if not sys.platform.startswith("linux"):
+        if sys.platform not in ("linux", "android"):
             raise InvalidArgumentError("the search needs Linux, whose RLIMIT_DATA bounds a child's memory")
         if limit_bytes < 1:
             raise InvalidArgumentError(f"the limit is {limit_bytes} bytes: give at least 1")

@@ -2,6 +2,7 @@
 #include "session.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "capabilities.h"
@@ -200,8 +201,8 @@ Value MlcSession::token_tensor(const std::int32_t* ids, std::size_t n) {
   };
   // One block of header and ids, given back when TVM lets go of it.
   const std::size_t size = (sizeof(Tokens) + n * sizeof(std::int32_t) + 63) / 64 * 64;
-  void* block = std::aligned_alloc(64, size);
-  if (block == nullptr)
+  void* block = nullptr;
+  if (::posix_memalign(&block, 64, size) != 0)  // bionic has aligned_alloc since Android 9 only
     throw Error(ErrorKind::kOutOfMemory, "no memory for " + std::to_string(n) + " token ids");
   auto* tokens = new (block) Tokens;
   std::memcpy(&tokens->first, ids, n * sizeof(std::int32_t));

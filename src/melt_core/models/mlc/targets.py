@@ -86,7 +86,7 @@ def machine_of(target: str, linker: str = "") -> Machine:
         )
     if target != "host":
         raise InvalidArgumentError(f"there is no target {target!r}: choose one of {', '.join(TARGETS)}")
-    system = "linux-gnu" if sys.platform.startswith("linux") else "apple-darwin"
+    system = {"darwin": "apple-darwin", "android": "linux-android"}.get(sys.platform, "linux-gnu")
     if platform.machine() in ("aarch64", "arm64"):
         arch = "arm64" if system == "apple-darwin" else "aarch64"
         return Machine("host", f"{arch}-{system}", 4, 32)
