@@ -40,6 +40,7 @@ set(MELT_CORE_SOURCES
   cpp/src/runtimes/synthetic.cpp
   cpp/src/sampling.cpp
   cpp/src/sensors/adreno.cpp
+  cpp/src/sensors/app.cpp
   cpp/src/sensors/catalog.cpp
   cpp/src/sensors/cooling.cpp
   cpp/src/sensors/cpufreq.cpp

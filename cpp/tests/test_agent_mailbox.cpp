@@ -107,6 +107,37 @@ TEST_CASE("agent as an app: a run is a thread, leaves a whole trace, and is canc
   CHECK(app.ask(R"({"op": "delete", "run": "short"})").find("deleted")->as_bool("deleted"));
 }
 
+TEST_CASE("agent as an app: what the app tells of its device while a run goes on is in the trace") {
+  App app;
+  melt_set_thermal_state(1);
+  melt_set_battery(0.5, 1);
+  REQUIRE(app.ask(one_line(R"({"op": "start", "run": "hot", "request": {"model": "layers=2,op_ns=100000,clock=host",
+      "runtime": "synthetic", "prompt": "Hi", "max_tokens": 100, "ignore_eos": true, "n_threads": 1, "repeats": 20,
+      "overhead_budget_s": 0, "levels": ["tokens"], "sensors": ["app"]}})"))
+              .find("ok")
+              ->as_bool("ok"));
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  melt_set_thermal_state(3);
+  REQUIRE(app.wait("hot") == "done");
+  melt_set_thermal_state(-1);
+  melt_set_battery(-1, 0);
+  std::ifstream file(app.work.path() + "/runs/hot/trace.melt", std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+  const TraceContents trace = read_trace(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+  std::vector<double> states;
+  for (const ChannelRecord& channel : records_of<ChannelRecord>(trace, ChunkKind::kChannels)) {
+    if (std::string(channel.site) != "soc" || std::string(channel.kind) != "throttle")
+      continue;
+    for (const SampleRecord& sample : records_of<SampleRecord>(trace, ChunkKind::kSamples)) {
+      if (sample.channel == channel.channel)
+        states.push_back(sample.value);
+    }
+  }
+  REQUIRE(states.size() >= 2);
+  CHECK(states.front() == 1.0);
+  CHECK(states.back() == 3.0);
+}
+
 TEST_CASE("agent as an app: it serves until it is stopped, and says why it cannot") {
   CHECK(std::string(melt_agent_serve(nullptr)).find("NULL") != std::string::npos);
   CHECK(melt_agent_serve("/proc/nowhere/at/all") != nullptr);

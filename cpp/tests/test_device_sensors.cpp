@@ -3,9 +3,11 @@
 // variants that drivers are known for.
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <string>
 
 #include "fake_root.h"
+#include "melt/melt.h"
 #include "sensor_readings.h"
 #include "sensors/catalog.h"
 #include "sensors/fault.h"
@@ -113,6 +115,37 @@ TEST_CASE("ODPM: totals of each rail, a set that is not new, lines that are none
   CHECK(fault_of(values.at("s2m-vdd-cpucl2/energy")) == ReadingFault::kGarbage);
   root.write(folder + "energy_value", "\n");
   CHECK(fault_of(read_all(catalog).at("s10m-vdd-tpu/energy")) == ReadingFault::kGarbage);
+}
+
+TEST_CASE("what an app tells: absent where it does not, then Apple's values as they are, and what is not known") {
+  const FakeRoot root;
+  CHECK(found_by(find_app).absent().at("app").find("melt_set_thermal_state") != std::string::npos);
+  melt_set_thermal_state(0);
+  auto heat = found_by(find_app);
+  REQUIRE(heat.sources().size() == 1);
+  REQUIRE(heat.sources()[0]->channels().size() == 1);
+  CHECK(read_all(heat).at("soc/throttle") == 0);
+  for (const int state : {1, 2, 3}) {
+    melt_set_thermal_state(state);
+    CHECK(read_all(heat).at("soc/throttle") == state);
+  }
+  for (const int none : {-1, 4, 1000, -1000}) {
+    melt_set_thermal_state(none);
+    CHECK(fault_of(read_all(heat).at("soc/throttle")) == ReadingFault::kImpossible);
+  }
+  melt_set_battery(0.85, 1);
+  auto both = found_by(find_app);
+  const auto told = read_all(both);
+  CHECK(told.at("battery/charge_share") == 0.85);
+  CHECK(told.at("battery/charging") == 0);
+  for (const int plugged : {2, 3}) {
+    melt_set_battery(1.0, plugged);
+    CHECK(read_all(both).at("battery/charging") == 1);
+  }
+  melt_set_battery(-1.0, 0);
+  CHECK(std::isnan(read_all(both).at("battery/charge_share")));
+  CHECK(std::isnan(read_all(both).at("battery/charging")));
+  CHECK(found_by(find_app).sources().empty());
 }
 
 TEST_CASE("thermal zones: thousandths, plain degrees, and what broken ones read") {

@@ -63,6 +63,15 @@ MELT_API melt_status melt_model_profile(melt_model* model, const char* trace_pat
 /* Ends the run under way, and every later one, between two ops. Call from any thread, even in a signal handler. */
 MELT_API void melt_model_cancel(melt_model* model);
 
+/* What only an app may ask its system for. Runs sample what is known when they start as sensor "app": tell it before,
+ * and whenever it changes, from any thread.
+ * `state` as ProcessInfo.ThermalState: 0 nominal, 1 fair, 2 serious, 3 critical; anything else: not known. */
+MELT_API void melt_set_thermal_state(int state);
+
+/* `level` as UIDevice.batteryLevel: 0 to 1, -1 not known; `state` as UIDevice.BatteryState: 0 not known, 1 unplugged,
+ * 2 charging, 3 full. */
+MELT_API void melt_set_battery(double level, int state);
+
 /* Frees the model; no run may be under way. NULL is harmless. */
 MELT_API void melt_model_free(melt_model* model);
 

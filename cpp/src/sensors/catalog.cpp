@@ -18,12 +18,19 @@ struct Finder {
 
 // In the order in which they claim names: the battery's own gauge before a thermal zone of that name.
 constexpr Finder kFinders[] = {
-    {"rapl", find_rapl},           {"ina3221", find_ina3221},
-    {"hwmon", find_hwmon},         {"power_supply", find_power_supply},
-    {"odpm", find_odpm},           {"thermal", find_thermal},
-    {"cooling", find_cooling},     {"cpufreq", find_cpufreq},
-    {"adreno", find_adreno},       {"mali", find_mali},
-    {"tegra_gpu", find_tegra_gpu}, {"nvml", find_nvml},
+    {"rapl", find_rapl},
+    {"ina3221", find_ina3221},
+    {"hwmon", find_hwmon},
+    {"power_supply", find_power_supply},
+    {"odpm", find_odpm},
+    {"thermal", find_thermal},
+    {"cooling", find_cooling},
+    {"cpufreq", find_cpufreq},
+    {"adreno", find_adreno},
+    {"mali", find_mali},
+    {"tegra_gpu", find_tegra_gpu},
+    {"nvml", find_nvml},
+    {"app", find_app},
 };
 
 const Finder* finder_of(const std::string& name) {

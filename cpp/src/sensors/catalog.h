@@ -46,6 +46,7 @@ void find_adreno(SensorCatalog& catalog);
 void find_mali(SensorCatalog& catalog);
 void find_tegra_gpu(SensorCatalog& catalog);
 void find_nvml(SensorCatalog& catalog);
+void find_app(SensorCatalog& catalog);
 
 /// What `options` asks for. Raises: Error(kInvalidArgument): an unknown name, a sensor asked for by name that is absent
 /// (with the reason), or a rate out of range.

@@ -62,7 +62,6 @@ class MlcSession final : public Session {
   Value cache_;
   Value sequence_;  // shape {0}: the one sequence there is
   Value logits_;
-  std::int32_t one_id_ = 0;
   std::unique_ptr<Text> text_;
   std::optional<Sampler> sampler_;
   ModelInfo info_;
