@@ -15,9 +15,9 @@ import pytest
 
 from melt_core.devices import Device, GateLimits, Measurement
 from melt_core.devices.journal import Journal
-from melt_core.errors import CancelledError, InvalidArgumentError
+from melt_core.errors import CancelledError, DeviceBusyError, InvalidArgumentError, TransientDeviceError
 from melt_core.trace import Trace
-from melt_core.transports import LocalTransport, RemotePath
+from melt_core.transports import LineChannel, LocalTransport, RemotePath
 
 from .long_runs import once_running, run_process
 
@@ -102,3 +102,52 @@ def test_a_device_that_is_rarely_asked_is_asked_rarely(local: Device, tiny_llama
     assert all(later - earlier >= 1.4 for earlier, later in itertools.pairwise(seen))
     with pytest.raises(InvalidArgumentError, match="poll_s"):
         Measurement(REQUEST, poll_s=0)
+
+
+class Forgetful(LocalTransport):
+    """Loses the answer to the first `start`, as a cable does that is pulled just then."""
+
+    lost = 0
+
+    def open_channel(self, argv: Any, **options: Any) -> LineChannel:
+        channel = super().open_channel(argv, **options)
+        send, receive = channel.send, channel.receive
+        asked: list[bytes] = []
+
+        def noted(line: bytes, **more: Any) -> None:
+            asked.append(line)
+            send(line, **more)
+
+        def losing(**more: Any) -> bytes:
+            line = receive(**more)
+            if b'"start"' in asked[-1] and not self.lost:
+                self.lost += 1
+                raise TransientDeviceError("the cable was pulled")
+            return line
+
+        channel.send, channel.receive = noted, losing  # type: ignore[method-assign]
+        return channel
+
+
+def test_a_run_whose_start_was_not_confirmed_is_started_once(state: Path, tmp_path: Path) -> None:
+    request = {"runtime": "synthetic", "prompt": "x", "max_tokens": 3, "repeats": 2, "sensors": ["none"]}
+    transport = Forgetful(tmp_path / "work")
+    with Device(transport) as device:
+        done = device.measure("layers=1", replace(MEASUREMENT, request=request), output=str(tmp_path / "x.melt"))
+    assert transport.lost == 1
+    assert done.trace.complete
+    assert len(done.trace.runs) == 3
+
+
+def test_nothing_is_sent_to_a_device_that_another_host_has(
+    local: Device, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with local:
+        local.agent().ask("lease", ttl_s=60)
+        monkeypatch.setenv("MELT_STATE_DIR", str(tmp_path / "other-host"))
+        with Device(LocalTransport(tmp_path / "work")) as other:
+            with pytest.raises(DeviceBusyError):
+                other.measure(str(tiny_llama), MEASUREMENT, output=str(tmp_path / "x.melt"))
+            with pytest.raises(DeviceBusyError):
+                other.bring(str(tiny_llama))
+    assert not (tmp_path / "work/models").exists()

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from fakes.trace_builder import toy_trace
 from melt_core.devices import Device, GateLimits, Measurement
 from melt_core.devices.agents import package_version
 from melt_core.devices.journal import Journal
 from melt_core.devices.retry import Patience
 from melt_core.errors import DeviceError, InvalidArgumentError, MeltError, TraceError
+from melt_core.trace import Trace
 from melt_core.transports import LocalTransport
 
 MEASUREMENT = Measurement(
@@ -68,6 +70,7 @@ def device_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, data: bytes 
         '{"id": 1}',
         '{"id": 1, "ok": "yes"}',
         '{"id": 99, "ok": true}',
+        json.dumps({"id": 99, **HELLO}),  # the answer to another request
         '{"id": 1, "ok": true, "version": 7, "protocol": 1}',
         '{"id": 1, "ok": true, "version": NaN, "protocol": 1}',
         '{"id": 1, "ok": true, "version": "' + "9" * 5000 + '", "protocol": 1}',
@@ -146,6 +149,18 @@ def test_a_trace_that_is_none_goes_to_its_place_as_it_came(
         device.resume(entry.run)
     assert (tmp_path / "x.melt").read_bytes() == b"garbage" * 50
     assert not Journal().entries()
+
+
+@pytest.mark.parametrize("ids", [7, ["1"], [-1], [1 << 31], [True], [1.5], [[1]]], ids=str)
+def test_token_ids_that_cannot_be(ids: Any, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = toy_trace()
+    status = {"ok": True, "state": "done", "trace_bytes": len(data), "output_ids": ids}
+    with (
+        device_that(tmp_path, monkeypatch, data=data, status=status) as device,
+        pytest.raises(DeviceError, match="token ids"),
+    ):
+        device.measure("layers=1", MEASUREMENT, output=str(tmp_path / "x.melt"))
+    assert Trace.open(tmp_path / "x.melt").complete  # what was measured is here all the same
 
 
 def test_clocks_that_cannot_be(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

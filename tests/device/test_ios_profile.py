@@ -144,6 +144,24 @@ def test_an_app_that_is_ended_loses_its_run_and_says_so(phone: IosDevice, device
     assert not Journal().entries()
 
 
+def test_the_trace_of_a_lost_run_is_compared_with_the_devices_own(
+    phone: IosDevice, device: Device, tmp_path: Path
+) -> None:
+    def end() -> None:
+        phone.end_app()
+        phone.describe(damage_pull_of="trace.melt")
+
+    measurement = Measurement({**LONG, "repeats": 200000}, limits=GateLimits(wait_s=0), telemetry_s=0)
+    with pytest.raises(DeviceError, match="not the one that the agent wrote"):
+        device.measure(SYNTHETIC, measurement, output=str(tmp_path / "x.melt"), on_event=once_running(end))
+    assert not (tmp_path / "x.melt").exists()
+    (entry,) = Journal().entries()
+    phone.describe()
+    with pytest.raises(MeltError, match=r"ended from outside.*x\.melt"):
+        device.resume(entry.run)
+    assert len(melt.Trace.open(tmp_path / "x.melt").runs) >= 1
+
+
 def test_an_app_that_empties_its_mailbox_is_asked_again(
     phone: IosDevice, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -61,7 +60,9 @@ def apps(device: dict[str, Any], arguments: argparse.Namespace) -> None:
                 file.write(bytes(1 << 20))
                 file.flush()
     else:
-        shutil.copyfile(source, paths[1])
+        data = source.read_bytes()
+        damaged = source.name == device.get("damage_pull_of")
+        Path(paths[1]).write_bytes(data[:-1] + bytes([data[-1] ^ 1]) if damaged else data)
 
 
 def launch(device: dict[str, Any], arguments: argparse.Namespace) -> None:

@@ -150,3 +150,26 @@ def test_what_cannot_be_placed_is_left_out_and_said(notes: list[Any], options: d
     assert not added.series
     assert reason in added.metadata["clock_alignment"]["missing"]
     assert any("left out" in text for text in added.metadata["warnings"])
+
+
+def test_what_a_device_says_is_kept_up_to_a_bound(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("melt_core.devices.journal._MAX_SAMPLES_BYTES", 1000)
+    journal.add(entry("a"))
+    for number in range(1000):
+        journal.note("a", {"n": number})
+    kept = [line["n"] for line in journal.notes("a")]
+    assert kept == list(range(len(kept)))
+    assert 50 < len(kept) < 200
+
+
+def test_a_device_with_endless_channels_fills_no_trace() -> None:
+    clock = {"boot": "h", "device_boot": "d"}
+    notes = [
+        {**clock, "clock": {"send": n * S, "device": n * S, "receive": n * S + 1000, "wall_minus_steady": 0}}
+        for n in range(3)
+    ]
+    readings = [[f"site-{n}", "temperature", "degC", "x", 1.0] for n in range(5000)]
+    added = additions(
+        [*notes, {"boot": "h", "at": S, "readings": readings}], trace_wall_ns=0, trace_zero_ns=0, telemetry_s=1
+    )
+    assert len(added.series) == 1000

@@ -35,6 +35,9 @@ from melt_core.transports import AdbTransport, IosTransport, LocalTransport, Rem
 
 CONNECT_PATIENCE = Patience(attempts=4, total_s=60.0, first_wait_s=0.5, longest_wait_s=8.0)
 
+#: A lease while a model is sent, which nobody renews.
+_SENDING_S = 600
+
 
 class Device:
     """One device. Made by `connect`; leaving its ``with`` block ends the connection, and no run."""
@@ -135,19 +138,23 @@ class Device:
         Raises:
             InvalidArgumentError: No libraries for this device were named.
             StorageError: The model cannot be read.
+            DeviceBusyError: Another host has the device.
             DeviceError: There is no room, or no agent for this device.
             TransientDeviceError: The device cannot be reached.
         """
         wanted = {"runtime": runtime, "runtime_path": runtime_path, "model_lib": model_lib}
-        return bring_model(
-            self.transport,
-            model,
-            wanted,
-            hello=self.hello(),
-            platform=lambda: self.info().platform,
-            size_there=self._size_there(),
-            on_progress=on_progress,
-        )
+        # What is sent disturbs another host's run as a run does. Who has a run to fetch needs no lease for that.
+        is_quiet = runtime == "synthetic" or bool(self.open_runs())
+        with contextlib.nullcontext() if is_quiet else self._leased(_SENDING_S):
+            return bring_model(
+                self.transport,
+                model,
+                wanted,
+                hello=self.hello(),
+                platform=lambda: self.info().platform,
+                size_there=self._size_there(),
+                on_progress=on_progress,
+            )
 
     def _size_there(self) -> SizeThere | None:
         """Returns how to ask for a file's size where the transport cannot list."""
@@ -280,10 +287,10 @@ class Device:
         return hello.integer("free_bytes") if hello.has("free_bytes") else None
 
     @contextlib.contextmanager
-    def _leased(self) -> Iterator[None]:
+    def _leased(self, ttl_s: int = LEASE_S) -> Iterator[None]:
         """Has the device for this host. Raises: DeviceBusyError names who has it."""
         agent = self.agent()
-        agent.insist("lease", ttl_s=LEASE_S, patience=CONNECT_PATIENCE)
+        agent.insist("lease", ttl_s=ttl_s, patience=CONNECT_PATIENCE)
         try:
             yield
         finally:

@@ -267,7 +267,7 @@ class DeviceRun:
             )
         except TransientDeviceError as error:
             raise TransientDeviceError(f"{error}; {self._how_to_resume()}") from error
-        wanted = status.text("trace_sha256", most=64) if status.has("trace_sha256") else moved.sha256
+        wanted = self._written_sha256(status) or moved.sha256
         if moved.sha256 != wanted:
             target.unlink(missing_ok=True)
             raise DeviceError(
@@ -275,6 +275,15 @@ class DeviceRun:
                 f"sha256 is {moved.sha256[:12]}... instead of {wanted[:12]}...; run it again"
             )
         return target
+
+    def _written_sha256(self, status: Reply) -> str:
+        """Returns the hash of the trace as the device has it; a run that is lost wrote none, so the agent is asked."""
+        if status.has("trace_sha256"):
+            return status.text("trace_sha256", most=64)
+        if status.text("state", most=32) != "lost":
+            return ""
+        path = f"runs/{self.entry.run}/trace.melt"
+        return self.agent.insist("hash", path=path, patience=self.patience).text("sha256", most=64)
 
     def _forget(self) -> None:
         """Removes the run there and here: its trace is at its place."""
