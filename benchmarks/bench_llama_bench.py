@@ -51,7 +51,8 @@ def main() -> int:
                 f"\n  melt / llama-bench {ratio:.3f} [{low:.3f}, {high:.3f}], best to best {best:.3f}; "
                 f"control {control:.3f} [{control_low:.3f}, {control_high:.3f}]"
             )
-            holds &= verdict(f"{n_threads} thread(s), {phase}, melt / llama-bench", ratio, at_least=0.98)
+            title = f"{n_threads} thread(s), {phase}, melt / llama-bench"
+            holds &= verdict(title, ratio, at_least=0.98, control=(control_low, control_high))
     return 0 if holds else 1
 
 

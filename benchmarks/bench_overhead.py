@@ -61,7 +61,7 @@ def report(n_threads: int, runs: list[dict[str, dict[str, list[int]]]]) -> bool:
     print(f"\n{n_threads} thread(s): speed relative to stock llama.cpp in the same process (1 = as fast)")
     spread_titles = f"{'median':>7} {'95 % interval':>17} {'least':>7} {'most':>7}"
     print(f"{'':<13} {'phase':<8} {spread_titles} {'of minima':>10} {'ms':>7}")
-    figures = {}
+    figures, controls = {}, {}
     for phase in ("decode", "prefill"):
         for name in VARIANTS:
             key = f"{phase}_ns"
@@ -69,6 +69,8 @@ def report(n_threads: int, runs: list[dict[str, dict[str, list[int]]]]) -> bool:
             minima = float(np.median([min(run["stock"][key]) / min(run[name][key]) for run in runs]))
             ms = np.median(np.concatenate([run[name][key] for run in runs])) / 1e6
             figures[phase, name], low, high = median_interval(ratios)
+            if name == "stock copy":
+                controls[phase] = (low, high)
             spread = f"[{low:.4f}, {high:.4f}] {min(ratios):>7.4f} {max(ratios):>7.4f} {minima:>10.4f}"
             print(f"{name:<13} {phase:<8} {figures[phase, name]:>7.4f} {spread} {ms:>7.2f}")
     recorded = sum(run["ops recorded"]["records"] for run in runs)  # type: ignore[misc]
@@ -77,7 +79,8 @@ def report(n_threads: int, runs: list[dict[str, dict[str, list[int]]]]) -> bool:
     holds = verdict(f"{n_threads} thread(s), dropped", dropped, at_most=0)
     for phase in ("decode", "prefill"):
         for name, bound in (("ops recorded", 0.995), ("hooks off", 0.998)):
-            holds &= verdict(f"{n_threads} thread(s), {phase}, {name}", figures[phase, name], at_least=bound)
+            title, ratio = f"{n_threads} thread(s), {phase}, {name}", figures[phase, name]
+            holds &= verdict(title, ratio, at_least=bound, control=controls[phase])
     return holds
 
 

@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "bench"
 BIN = Path(sys.executable).parent
+#: How far from 1 the interval of an A/A control may reach.
+STEADY_WITHIN = 0.02
 
 
 def build(target: str, *, stock: bool = False, defines: tuple[str, ...] = ()) -> Path:
@@ -61,9 +63,23 @@ def median_interval(values: ArrayLike, *, seed: int = 0, n_resamples: int = 2000
     return float(np.median(data)), float(low), float(high)
 
 
-def verdict(name: str, value: float, *, at_least: float | None = None, at_most: float | None = None) -> bool:
-    """Prints one figure against its bound and returns whether it holds."""
+def verdict(
+    name: str,
+    value: float,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    control: tuple[float, float] | None = None,
+) -> bool:
+    """Prints one figure against its bound and returns whether it holds.
+
+    `control` is the 95 % interval of the A/A control: where it is not within 2 % of 1, what differs is the machine's
+    noise, so that nothing is known, and that is no success.
+    """
     holds = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
     bound = f">= {at_least}" if at_least is not None else f"<= {at_most}"
+    if control is not None and max(abs(end - 1) for end in control) > STEADY_WITHIN:
+        print(f"UNSURE  {name}: {value:.4g} ({bound}), but the control is [{control[0]:.3f}, {control[1]:.3f}]")
+        return False
     print(f"{'holds ' if holds else 'MISSED'}  {name}: {value:.4g} ({bound})")
     return holds
