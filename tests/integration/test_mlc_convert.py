@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from melt_core.models.mlc.convert import convert
 from melt_core.models.mlc.gguf_header import GgufHeader
 from melt_core.models.mlc.gguf_tokenizer import write_tokenizer
 from melt_core.models.mlc.open import open_source
-from melt_core.models.mlc.packing import dequantize, quantize
+from melt_core.models.mlc.packing import dequantize, half_steps, quantize
 from melt_core.models.mlc.quantization import quantization_of
 from melt_core.models.mlc.reference import Reference
 from melt_core.models.mlc.targets import machine_of, x86_machine
@@ -128,6 +129,18 @@ def test_group_quantisation_is_that_of_mlc(name: str, levels: int) -> None:
     assert len(np.unique(np.rint(found / np.where(step > 0, step, 1)))) <= levels
 
 
+@pytest.mark.parametrize("name", ["q4f32_1", "q4f16_1", "q3f16_1"])
+def test_values_are_the_nearest_that_can_be_written(name: str) -> None:
+    # Of all sizes, down to those that float16 hardly has, and with some that stand out.
+    q, draw = quantization_of(name), np.random.default_rng(1)
+    weight = (draw.standard_t(1.5, (40, 100)) * np.logspace(-9, 1, 40)[:, None]).astype(np.float32)
+    steps = half_steps(weight, q, packed=True)
+    words, scales = quantize(weight, q)
+    assert (np.abs(dequantize(words, scales, 100, q) - weight) <= 1.02 * steps).all()
+    words[30:] += 1  # the first of each ten or eight: one level up
+    assert (np.abs(dequantize(words, scales, 100, q) - weight) > 1.02 * steps).any()
+
+
 def test_an_archive_for_an_app(tmp_path: Path) -> None:
     done = convert(write_source(tmp_path / "s"), tmp_path / "m", quantization="q4f16_1", target="arm64-apple-ios")
     assert (tmp_path / "m" / "model.tar").stat().st_size == done.library_bytes > 10_000
@@ -164,14 +177,35 @@ def test_inspect_predicts_memory(mlc_packed: Path, cli: Callable[..., Outcome], 
 
 def test_a_model_of_other_weights_is_found_out(mlc_plain: Path, tmp_path: Path) -> None:
     other = open_source(write_source(tmp_path / "other", seed=7), 64)
-    with pytest.raises(ModelError, match=r"its weights are off by 1.* against the source's, allowed is 0"):
+    with pytest.raises(
+        ModelError, match=r"its weights are off by inf half steps .* against the source's, allowed is 0"
+    ):
         verify_values(mlc_plain, other, quantization_of("q0f32"), machine_of("host"))
 
 
-def test_a_library_that_computes_something_else_is_found_out(mlc_packed: Path, tmp_path: Path) -> None:
+def test_one_weight_of_another_level_is_found_out(tmp_path: Path) -> None:
+    folder = write_source(tmp_path / "source")
+    convert(folder, tmp_path / "model", quantization="q4f16_1")
+    source = open_source(folder, 64)
+    verify = partial(verify_values, tmp_path / "model", source, quantization_of("q4f16_1"), machine_of("host"))
+    assert 0.9 < verify().weights_error <= 1.02
+    values = source.parameter
+
+    def changed(name: str) -> Any:
+        found = values(name).copy()
+        if name == "model.layers.1.mlp.down_proj.weight":
+            found[3, 5] += np.abs(found[3, :32]).max() / 7
+        return found
+
+    source.parameter = changed  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match=r"its weights are off by [12]\.\d+ half steps of their format"):
+        verify()
+
+
+def test_a_library_that_computes_something_else_is_found_out(mlc_plain: Path, tmp_path: Path) -> None:
     other = open_source(write_source(tmp_path / "other", rope_theta=100.0), 64)  # the same weights, turned faster
     with pytest.raises(ModelError, match=r"its logits are off by .* against NumPy with the same weights"):
-        verify_values(mlc_packed, other, quantization_of("q4f32_1"), machine_of("host"))
+        verify_values(mlc_plain, other, quantization_of("q0f32"), machine_of("host"))
 
 
 def test_a_damaged_shard_is_found_out(mlc_copy: Path) -> None:

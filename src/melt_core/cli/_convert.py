@@ -66,7 +66,8 @@ def print_conversion(done: Conversion) -> None:
     print(f"  {done.n_params / 1e6:.1f} M parameters in {weights}, {done.bits_per_weight:.2f} bits per weight")
     print(f"  {done.library}: {library}; tokenizer: {'written' if done.has_tokenizer else 'the source has none'}")
     check = done.verification
-    print(f"  checksums verified; weights off by {_against(check.weights_error, check.bounds.weights)}")
+    print("  checksums verified; weights off by at most, in half steps of their format:")
+    print(f"    {_against(check.weights_error, check.bounds.weights)}")
     if check.kernels_error is None or check.logits_error is None:
         print(f"  logits not compared: {check.reason}")
         return

@@ -1,4 +1,4 @@
-"""MLC's group quantisation in NumPy: matrices to words and scales, and back; see `quantization`."""
+"""MLC's group quantisation in NumPy: matrices to words and scales, and back, and how near; see `quantization`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melt_core.models.mlc.quantization import Quantization
+
+_LEAST_FLOAT16 = 2.0**-24
 
 
 def quantize(weight: NDArray[np.float32], to: Quantization) -> tuple[NDArray[np.uint32], NDArray[np.floating]]:
@@ -34,3 +36,22 @@ def dequantize(
     groups = levels.reshape(len(words), -1, by.group).astype(np.float32) - np.float32(by.max_int)
     values: NDArray[np.float32] = groups * scales.astype(np.float32)[..., None]
     return values.reshape(len(words), -1)[:, :k]
+
+
+def half_steps(values: NDArray[np.float32], by: Quantization, *, packed: bool) -> NDArray[np.float32]:
+    """Returns how far what is written of each value may be from it: half of what lies between two that can be written.
+
+    A number has the step of its type, none in float32; a packed matrix [n, k] that of its group, whose largest value is
+    the last level.
+    """
+    is_half = by.dtype == "float16"
+    if not packed:
+        steps = np.maximum(np.abs(values), np.float32(2.0**-14)) * np.float32(2.0**-11)
+        return steps if is_half else np.zeros_like(steps)
+    n, k = values.shape
+    padded = np.zeros((n, by.n_groups(k) * by.group), np.float32)
+    padded[:, :k] = np.abs(values)
+    largest = padded.reshape(n, -1, by.group).max(axis=-1)
+    # Weight and scale are rounded too, which counts where they are among the smallest numbers of their type.
+    steps = largest / (2 * by.max_int) + np.float32(_LEAST_FLOAT16 * by.max_int if is_half else 0)
+    return np.repeat(steps, by.group, axis=1)[:, :k]
