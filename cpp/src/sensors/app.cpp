@@ -21,10 +21,11 @@ std::atomic<double> battery_level{-1.0};
 
 class AppSource final : public SensorSource {
  public:
-  explicit AppSource(SensorCatalog& catalog) : has_thermal_(thermal_state.load() != kUnknown) {
+  explicit AppSource(SensorCatalog& catalog)
+      : has_thermal_(thermal_state.load() != kUnknown), has_battery_(battery_state.load() != kUnknown) {
     if (has_thermal_)
       channels_.push_back(catalog.channel("soc", "throttle", "level", "app: thermal state, 0 nominal to 3 critical"));
-    if (battery_state.load() == kUnknown)
+    if (!has_battery_)
       return;
     channels_.push_back(catalog.channel("battery", "charge_share", "ratio", "app: battery level"));
     channels_.push_back(catalog.channel("battery", "charging", "flag", "app: battery state"));
@@ -36,7 +37,7 @@ class AppSource final : public SensorSource {
   void read(double* values) noexcept override {
     if (has_thermal_)
       *values++ = checked(thermal_state.load(), 0, kMostThermal);
-    if (channels_.size() == (has_thermal_ ? 1u : 0u))
+    if (!has_battery_)
       return;
     *values++ = checked(battery_level.load(), 0.0, 1.0);
     const double state = checked(battery_state.load(), kUnplugged, kFull);
@@ -44,7 +45,7 @@ class AppSource final : public SensorSource {
   }
 
  private:
-  bool has_thermal_;
+  const bool has_thermal_, has_battery_;
   std::vector<Channel> channels_;
 };
 
