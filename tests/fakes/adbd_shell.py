@@ -15,7 +15,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fakes.adbd import Daemon, Stream
@@ -58,27 +58,37 @@ async def _converse(
     on_terminal: bool,
 ) -> None:
     """Hands on what both sides write, until one of them has gone."""
-    out = asyncio.create_task(_forward(ours, stream, STDOUT if v2 else None))
-    err = asyncio.create_task(_forward(errors, stream, STDERR)) if errors is not None else None
-    feed = asyncio.create_task(_feed(stream, ours, v2=v2, on_terminal=on_terminal))
-    gone = asyncio.create_task(stream.closed.wait())
-    both = asyncio.gather(out, *([err] if err is not None else []), return_exceptions=True)
-    await asyncio.wait([both, gone], return_when=asyncio.FIRST_COMPLETED)
-    if stream.closed.is_set():
-        with contextlib.suppress(ProcessLookupError):
-            child.send_signal(signal.SIGHUP)
-    else:
-        code = await asyncio.get_running_loop().run_in_executor(None, child.wait)
-        if v2:
-            await stream.write(packet(EXIT, bytes([code if code >= 0 else 128 - code])))
-    for task in (out, err, feed, gone):
-        if task is not None:
-            task.cancel()
-    await asyncio.gather(both, feed, gone, return_exceptions=True)
-    ours.close()
+    loop = asyncio.get_running_loop()
+    reads = [loop.create_task(_forward(ours, stream, STDOUT if v2 else None))]
     if errors is not None:
-        errors.close()
-    await asyncio.get_running_loop().run_in_executor(None, child.wait)
+        reads.append(loop.create_task(_forward(errors, stream, STDERR)))
+    feed = loop.create_task(_feed(stream, ours, v2=v2, on_terminal=on_terminal))
+    gone = loop.create_task(stream.closed.wait())
+    try:
+        both = asyncio.gather(*reads, return_exceptions=True)
+        await asyncio.wait([both, gone], return_when=asyncio.FIRST_COMPLETED)
+        if stream.closed.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                child.send_signal(signal.SIGHUP)
+        else:
+            code = await loop.run_in_executor(None, child.wait)
+            if v2:
+                await stream.write(packet(EXIT, bytes([code if code >= 0 else 128 - code])))
+    finally:
+        await _end([*reads, feed, gone])
+        ours.close()
+        if errors is not None:
+            errors.close()
+    await loop.run_in_executor(None, child.wait)
+
+
+async def _end(tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    # The daemon's own end may cancel this wait too; what the tasks use must stay open until they are over.
+    while not all(task.done() for task in tasks):
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _lie(stream: Stream, pieces: Iterable[bytes], *, v2: bool) -> None:
