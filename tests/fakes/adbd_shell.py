@@ -75,20 +75,20 @@ async def _converse(
             if v2:
                 await stream.write(packet(EXIT, bytes([code if code >= 0 else 128 - code])))
     finally:
-        await _end([*reads, feed, gone])
-        ours.close()
-        if errors is not None:
-            errors.close()
+        try:
+            await _end([*reads, feed, gone])
+        finally:
+            ours.close()
+            if errors is not None:
+                errors.close()
     await loop.run_in_executor(None, child.wait)
 
 
 async def _end(tasks: list[asyncio.Task[Any]]) -> None:
+    """Returns, or is cancelled itself when the daemon ends, once all the tasks are over."""
     for task in tasks:
         task.cancel()
-    # The daemon's own end may cancel this wait too; what the tasks use must stay open until they are over.
-    while not all(task.done() for task in tasks):
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _lie(stream: Stream, pieces: Iterable[bytes], *, v2: bool) -> None:
