@@ -158,7 +158,7 @@ def damaged() -> list[str]:
     whole = json.loads(make().to_json())
     row = whole["ceilings"][0]
     cases = [
-        {**whole, "format": 2},
+        {**whole, "format": whole["format"] + 1},
         {key: value for key, value in whole.items() if key != "notes"},
         {**whole, "ceilings": [{**row, "value": -1}]},
         {**whole, "ceilings": [{**row, "extra": 1}]},

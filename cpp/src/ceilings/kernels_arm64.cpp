@@ -15,15 +15,15 @@ namespace {
 
 constexpr int kChains = 16;  // 4 cycles on up to 4 units
 
-template <ReadOrder kOrder>
+template <int kStreams>
 std::uint64_t read_neon(const std::uint64_t* words, std::size_t n_words) {
   uint64x2_t sums[8];
   MELT_EACH_CHAIN(i, 8) sums[i] = vdupq_n_u64(0);
-  for (const std::uint64_t* end = words + n_words; words != end; words += kReadWords) {
-    MELT_EACH_CHAIN(i, kReadLines) {
+  for (const std::uint64_t* end = words + n_words; words != end; words += Step<kStreams>::kWords) {
+    MELT_EACH_CHAIN(i, Step<kStreams>::kLines) {
       MELT_EACH_CHAIN(part, 4) {
         uint64x2_t& sum = sums[i % 2 * 4 + part];
-        sum = vaddq_u64(sum, vld1q_u64(words + line_at<kOrder>(i) * 8 + part * 2));
+        sum = vaddq_u64(sum, vld1q_u64(words + Step<kStreams>::word(i) + part * 2));
         keep_load_order();
       }
     }
@@ -144,8 +144,8 @@ bool has_bf16() {
 }  // namespace
 
 std::vector<Reader> readers() {
-  return {{read_neon<ReadOrder::kSequential>, "16-byte loads (NEON)", ReadOrder::kSequential},
-          {read_neon<ReadOrder::kFourStreams>, "16-byte loads (NEON)", ReadOrder::kFourStreams}};
+  const char* const loads = "16-byte loads (NEON)";
+  return {{read_neon<1>, loads, 1}, {read_neon<2>, loads, 2}, {read_neon<4>, loads, 4}};
 }
 
 std::vector<Family> families() {

@@ -7,12 +7,12 @@
 namespace melt::ceilings {
 namespace {
 
-template <ReadOrder kOrder>
+template <int kStreams>
 std::uint64_t read_words(const std::uint64_t* words, std::size_t n_words) {
   std::uint64_t sums[8] = {};
-  for (const std::uint64_t* end = words + n_words; words != end; words += kReadWords) {
-    MELT_EACH_CHAIN(i, kReadLines) {
-      MELT_EACH_CHAIN(word, 8) sums[word] += words[line_at<kOrder>(i) * 8 + word];
+  for (const std::uint64_t* end = words + n_words; words != end; words += Step<kStreams>::kWords) {
+    MELT_EACH_CHAIN(i, Step<kStreams>::kLines) {
+      MELT_EACH_CHAIN(word, 8) sums[word] += words[Step<kStreams>::word(i) + word];
       keep_load_order();
     }
   }
@@ -25,8 +25,8 @@ std::uint64_t read_words(const std::uint64_t* words, std::size_t n_words) {
 }  // namespace
 
 std::vector<Reader> readers() {
-  return {{read_words<ReadOrder::kSequential>, "8-byte loads", ReadOrder::kSequential},
-          {read_words<ReadOrder::kFourStreams>, "8-byte loads", ReadOrder::kFourStreams}};
+  const char* const loads = "8-byte loads";
+  return {{read_words<1>, loads, 1}, {read_words<2>, loads, 2}, {read_words<4>, loads, 4}};
 }
 
 std::vector<Family> families() {

@@ -27,13 +27,13 @@ std::uint64_t total_of(const std::uint64_t (&lanes)[kN]) {
   return sum;
 }
 
-template <ReadOrder kOrder>
+template <int kStreams>
 std::uint64_t read_sse2(const std::uint64_t* words, std::size_t n_words) {
   __m128i sums[8];
   MELT_EACH_CHAIN(i, 8) sums[i] = _mm_setzero_si128();
-  for (const std::uint64_t* end = words + n_words; words != end; words += kReadWords) {
-    MELT_EACH_CHAIN(i, kReadLines) {
-      const auto* line = reinterpret_cast<const __m128i*>(words + line_at<kOrder>(i) * 8);
+  for (const std::uint64_t* end = words + n_words; words != end; words += Step<kStreams>::kWords) {
+    MELT_EACH_CHAIN(i, Step<kStreams>::kLines) {
+      const auto* line = reinterpret_cast<const __m128i*>(words + Step<kStreams>::word(i));
       MELT_EACH_CHAIN(part, 4) {
         __m128i& sum = sums[i % 2 * 4 + part];
         sum = _mm_add_epi64(sum, _mm_load_si128(line + part));
@@ -46,14 +46,14 @@ std::uint64_t read_sse2(const std::uint64_t* words, std::size_t n_words) {
   return total_of(lanes);
 }
 
-template <ReadOrder kOrder>
+template <int kStreams>
 MELT_TARGET("avx2")
 std::uint64_t read_avx2(const std::uint64_t* words, std::size_t n_words) {
   __m256i sums[8];
   MELT_EACH_CHAIN(i, 8) sums[i] = _mm256_setzero_si256();
-  for (const std::uint64_t* end = words + n_words; words != end; words += kReadWords) {
-    MELT_EACH_CHAIN(i, kReadLines) {
-      const auto* line = reinterpret_cast<const __m256i*>(words + line_at<kOrder>(i) * 8);
+  for (const std::uint64_t* end = words + n_words; words != end; words += Step<kStreams>::kWords) {
+    MELT_EACH_CHAIN(i, Step<kStreams>::kLines) {
+      const auto* line = reinterpret_cast<const __m256i*>(words + Step<kStreams>::word(i));
       MELT_EACH_CHAIN(part, 2) {
         __m256i& sum = sums[i % 4 * 2 + part];
         sum = _mm256_add_epi64(sum, _mm256_load_si256(line + part));
@@ -66,14 +66,14 @@ std::uint64_t read_avx2(const std::uint64_t* words, std::size_t n_words) {
   return total_of(lanes);
 }
 
-template <ReadOrder kOrder>
+template <int kStreams>
 MELT_TARGET("avx512f")
 std::uint64_t read_avx512(const std::uint64_t* words, std::size_t n_words) {
   __m512i sums[8];
   MELT_EACH_CHAIN(i, 8) sums[i] = _mm512_setzero_si512();
-  for (const std::uint64_t* end = words + n_words; words != end; words += kReadWords) {
-    MELT_EACH_CHAIN(i, kReadLines) {
-      sums[i % 8] = _mm512_add_epi64(sums[i % 8], _mm512_load_si512(words + line_at<kOrder>(i) * 8));
+  for (const std::uint64_t* end = words + n_words; words != end; words += Step<kStreams>::kWords) {
+    MELT_EACH_CHAIN(i, Step<kStreams>::kLines) {
+      sums[i % 8] = _mm512_add_epi64(sums[i % 8], _mm512_load_si512(words + Step<kStreams>::word(i)));
       keep_load_order();
     }
   }
@@ -225,15 +225,16 @@ const char* missing(bool has, bool saved, const char* no_instruction, const char
 std::vector<Reader> readers() {
   const CpuX86& cpu = cpu_x86();
   std::vector<Reader> found;
-  const auto add = [&](const char* instructions, ReadKernel sequential, ReadKernel four_streams) {
-    found.push_back({sequential, instructions, ReadOrder::kSequential});
-    found.push_back({four_streams, instructions, ReadOrder::kFourStreams});
+  const auto add = [&](const char* instructions, ReadKernel one, ReadKernel two, ReadKernel four) {
+    found.push_back({one, instructions, 1});
+    found.push_back({two, instructions, 2});
+    found.push_back({four, instructions, 4});
   };
   if (cpu.avx512f && cpu.os_avx512)
-    add("64-byte loads (AVX-512)", read_avx512<ReadOrder::kSequential>, read_avx512<ReadOrder::kFourStreams>);
+    add("64-byte loads (AVX-512)", read_avx512<1>, read_avx512<2>, read_avx512<4>);
   if (cpu.avx2 && cpu.os_avx)
-    add("32-byte loads (AVX2)", read_avx2<ReadOrder::kSequential>, read_avx2<ReadOrder::kFourStreams>);
-  add("16-byte loads (SSE2)", read_sse2<ReadOrder::kSequential>, read_sse2<ReadOrder::kFourStreams>);
+    add("32-byte loads (AVX2)", read_avx2<1>, read_avx2<2>, read_avx2<4>);
+  add("16-byte loads (SSE2)", read_sse2<1>, read_sse2<2>, read_sse2<4>);
   return found;
 }
 

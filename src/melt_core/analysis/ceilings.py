@@ -15,8 +15,8 @@ from melt_core.errors import InvalidArgumentError
 
 READ_BANDWIDTH = "read_bandwidth"
 FLOPS = "flops"
-#: Of the JSON form; a file with another number is not read.
-FORMAT = 1
+#: Of the JSON form and of how the figures come about; a file with another number is not read.
+FORMAT = 2
 _UNITS = {READ_BANDWIDTH: "B/s", FLOPS: "flop/s"}
 #: A set counts as held where a set half as large was measured: cached sets are measured at half of their cache.
 _HELD_FACTOR = 2
