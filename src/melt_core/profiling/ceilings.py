@@ -50,7 +50,7 @@ def measure_ceilings(
     on_progress: Callable[[str, float], None] | None = None,
     sysfs: Path = Path("/sys"),
 ) -> Ceilings:
-    """Measures read bandwidth and arithmetic rates; on two CPUs in about six seconds, all of them busy.
+    """Measures read bandwidth and arithmetic rates; on two CPUs in about ten seconds, all of them busy.
 
     Args:
         thread_counts: How many threads to measure with; default 1 to the number of usable CPUs, thinned out above 8.
