@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import melt_core as melt
-from common import demo_model, median_interval, verdict
+from common import Interval, demo_model, median_interval, speed_verdict, verdict
 from melt_core.analysis.counters import missing_lines
 from melt_core.trace.format import ChunkKind
 
@@ -71,26 +71,26 @@ def times(trace: melt.Trace) -> dict[str, np.ndarray]:
     return {"prefill": runs["prefill_ns"][1:].astype(float), "decode": decode[1:]}
 
 
+def row(name: str, ratio: Interval) -> str:
+    """Returns a line of the table."""
+    return f"  {name:<26}{ratio.shown()}"
+
+
 def report(traces: dict[str, melt.Trace], n_threads: int) -> bool:
     """Prints the ratios and verdicts. Returns whether the bounds hold."""
     measured = {name: times(trace) for name, trace in traces.items()}
     first, control, *others = VARIANTS
     holds = True
     for phase in ("decode", "prefill"):
-        print(f"\n{n_threads} thread(s), {phase}: speed relative to {first!r}")
+        print(f"\n{n_threads} thread(s), {phase}: speed relative to {first!r}, with 95 % intervals")
         ratios = {}
         for name in (control, *others):
-            ratio, low, high = median_interval(measured[first][phase] / measured[name][phase])
-            ratios[name] = ratio
-            if name == control:
-                noise = (low, high)
+            ratios[name] = found = median_interval(measured[first][phase] / measured[name][phase])
             step_ms = np.median(measured[name][phase]) / 1e6
-            print(f"  {name:<26}{ratio:.4f}  95 % interval [{low:.4f}, {high:.4f}]  {step_ms:.3f} ms")
-        counters = measured["ops"][phase] / measured["counters"][phase]
-        ratio, low, high = median_interval(counters)
-        print(f"  {'counters / ops':<26}{ratio:.4f}  95 % interval [{low:.4f}, {high:.4f}]")
+            print(f"{row(name, found)}  {step_ms:.3f} ms")
+        print(row("counters / ops", median_interval(measured["ops"][phase] / measured["counters"][phase])))
         name = f"{n_threads} thread(s), {phase}, ops with switches noted / without"
-        holds &= verdict(name, ratios["ops"], at_least=0.995, control=noise)
+        holds &= speed_verdict(name, ratios["ops"], at_least=0.995, control=ratios[control])
     trace = traces["counters"]
     summary = trace.summary()
     print(f"read per op boundary and thread: {', '.join(trace.counters['name'])}")

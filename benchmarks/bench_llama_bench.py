@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from common import BIN, build, demo_model, median_interval, verdict
+from common import BIN, build, demo_model, median_interval, speed_verdict
 
 
 def main() -> int:
@@ -43,16 +43,14 @@ def main() -> int:
         for phase in ("prefill", "decode"):
             first, second, ours = (np.array(speeds[name][phase]) for name in runs)
             theirs = (first + second) / 2
-            ratio, low, high = median_interval(ours / theirs)
-            control, control_low, control_high = median_interval(second / first)
+            ratio, control = median_interval(ours / theirs), median_interval(second / first)
             best = max(ours) / max(*first, *second)
             print(
                 f"{n_threads} thread(s), {phase}: llama-bench {np.median(theirs):.1f}, melt {np.median(ours):.1f} tok/s"
-                f"\n  melt / llama-bench {ratio:.3f} [{low:.3f}, {high:.3f}], best to best {best:.3f}; "
-                f"control {control:.3f} [{control_low:.3f}, {control_high:.3f}]"
+                f"\n  melt / llama-bench {ratio.shown(3)}, best to best {best:.3f}; control {control.shown(3)}"
             )
             title = f"{n_threads} thread(s), {phase}, melt / llama-bench"
-            holds &= verdict(title, ratio, at_least=0.98, control=(control_low, control_high))
+            holds &= speed_verdict(title, ratio, at_least=0.98, control=control)
     return 0 if holds else 1
 
 

@@ -19,7 +19,7 @@ import sys
 import numpy as np
 
 import melt_core as melt
-from common import demo_model, median_interval, verdict
+from common import demo_model, median_interval, speed_verdict, verdict
 from melt_core.trace.format import ChunkKind
 
 VARIANTS = {"without": ("tokens",), "control": ("tokens",), "memory": ("tokens", "memory")}
@@ -61,14 +61,12 @@ def report(traces: dict[str, melt.Trace], n_threads: int) -> int:
     measured = {name: times(trace) for name, trace in traces.items()}
     holds = True
     for phase in ("decode", "prefill"):
-        without, control = (measured[name][phase] for name in ("without", "control"))
-        both = (without + control) / 2
-        for name, ratios in (("control", without / control), ("memory", both / measured["memory"][phase])):
-            ratio, low, high = median_interval(ratios)
-            if name == "control":
-                noise = (low, high)
-            print(f"{n_threads} thread(s) {phase:<8}{name:<9}{ratio:.4f}  95 % interval [{low:.4f}, {high:.4f}]")
-        holds &= verdict(f"{phase}, level memory / without", ratio, at_least=0.995, control=noise)
+        without, again = (measured[name][phase] for name in ("without", "control"))
+        control = median_interval(without / again)
+        ratio = median_interval((without + again) / 2 / measured["memory"][phase])
+        for name, found in (("control", control), ("memory", ratio)):
+            print(f"{n_threads} thread(s) {phase:<8}{name:<9}{found.shown()}")
+        holds &= speed_verdict(f"{phase}, level memory / without", ratio, at_least=0.995, control=control)
     sampler = traces["memory"].metadata["sensors"]["sampler"]
     print(f"{sampler['n_rows']} rows at {sampler['rate_hz']} Hz, late by {sampler['jitter_p95_ns'] / 1e3:.0f} us (p95)")
     holds &= verdict("sampling thread, share of a core", sampler["cpu_ratio"], at_most=0.005)

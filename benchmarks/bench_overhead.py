@@ -20,7 +20,7 @@ import sys
 
 import numpy as np
 
-from common import build, demo_model, median_interval, verdict
+from common import build, demo_model, median_interval, speed_verdict, verdict
 
 VARIANTS = ("stock", "stock copy", "hooks off", "ops recorded")
 
@@ -61,26 +61,24 @@ def report(n_threads: int, runs: list[dict[str, dict[str, list[int]]]]) -> bool:
     print(f"\n{n_threads} thread(s): speed relative to stock llama.cpp in the same process (1 = as fast)")
     spread_titles = f"{'median':>7} {'95 % interval':>17} {'least':>7} {'most':>7}"
     print(f"{'':<13} {'phase':<8} {spread_titles} {'of minima':>10} {'ms':>7}")
-    figures, controls = {}, {}
+    figures = {}
     for phase in ("decode", "prefill"):
         for name in VARIANTS:
             key = f"{phase}_ns"
             ratios = [float(np.median(np.divide(run["stock"][key], run[name][key]))) for run in runs]
             minima = float(np.median([min(run["stock"][key]) / min(run[name][key]) for run in runs]))
             ms = np.median(np.concatenate([run[name][key] for run in runs])) / 1e6
-            figures[phase, name], low, high = median_interval(ratios)
-            if name == "stock copy":
-                controls[phase] = (low, high)
-            spread = f"[{low:.4f}, {high:.4f}] {min(ratios):>7.4f} {max(ratios):>7.4f} {minima:>10.4f}"
-            print(f"{name:<13} {phase:<8} {figures[phase, name]:>7.4f} {spread} {ms:>7.2f}")
+            figures[phase, name] = found = median_interval(ratios)
+            spread = f"{min(ratios):>7.4f} {max(ratios):>7.4f} {minima:>10.4f}"
+            print(f"{name:<13} {phase:<8}  {found.shown()} {spread} {ms:>7.2f}")
     recorded = sum(run["ops recorded"]["records"] for run in runs)  # type: ignore[misc]
     dropped = sum(run["ops recorded"]["dropped"] for run in runs)  # type: ignore[misc]
     print(f"{recorded} op records, {dropped} dropped, {len(runs)} processes")
     holds = verdict(f"{n_threads} thread(s), dropped", dropped, at_most=0)
     for phase in ("decode", "prefill"):
         for name, bound in (("ops recorded", 0.995), ("hooks off", 0.998)):
-            title, ratio = f"{n_threads} thread(s), {phase}, {name}", figures[phase, name]
-            holds &= verdict(title, ratio, at_least=bound, control=controls[phase])
+            title, control = f"{n_threads} thread(s), {phase}, {name}", figures[phase, "stock copy"]
+            holds &= speed_verdict(title, figures[phase, name], at_least=bound, control=control)
     return holds
 
 

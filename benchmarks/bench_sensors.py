@@ -30,7 +30,7 @@ from pathlib import Path
 
 import melt_core as melt
 from bench_memory_level import times
-from common import ROOT, demo_model, median_interval, verdict
+from common import ROOT, demo_model, median_interval, speed_verdict, verdict
 
 VARIANTS = {"without": "none", "control": "none", "sensors": "auto"}
 MIN_SOURCES = 10
@@ -105,13 +105,11 @@ def report(traces: dict[str, melt.Trace], n_threads: int) -> int:
     """Prints the ratios and verdicts. Returns the exit code."""
     measured = {name: times(trace) for name, trace in traces.items()}
     for phase in ("prefill", "decode"):
-        without, control = (measured[name][phase] for name in ("without", "control"))
-        both = (without + control) / 2
-        for name, ratios in (("control", without / control), ("sensors", both / measured["sensors"][phase])):
-            ratio, low, high = median_interval(ratios)
-            if name == "control":
-                noise = (low, high)
-            print(f"{n_threads} thread(s) {phase:<8}{name:<9}{ratio:.4f}  95 % interval [{low:.4f}, {high:.4f}]")
+        without, again = (measured[name][phase] for name in ("without", "control"))
+        control = median_interval(without / again)
+        ratio = median_interval((without + again) / 2 / measured["sensors"][phase])
+        for name, found in (("control", control), ("sensors", ratio)):
+            print(f"{n_threads} thread(s) {phase:<8}{name:<9}{found.shown()}")
     sensors = traces["sensors"].metadata["sensors"]
     sampler, sources = sensors["sampler"], sensors["sources"]
     fast = [source for source in sources if source["rate_hz"] >= 100]
@@ -124,8 +122,8 @@ def report(traces: dict[str, melt.Trace], n_threads: int) -> int:
         0
         if all(
             [
-                verdict("decode, sensors / without", ratio, at_least=0.995, control=noise),
-                verdict("half of its 95 % interval", (high - low) / 2, at_most=0.005),
+                speed_verdict("decode, sensors / without", ratio, at_least=0.995, control=control),
+                verdict("half of its 95 % interval", (ratio.high - ratio.low) / 2, at_most=0.005),
                 verdict("sampling thread, share of a core", sampler["cpu_ratio"], at_most=0.01),
                 verdict("sources read", len(sources), at_least=MIN_SOURCES),
                 verdict("samples dropped", sampler["n_dropped"], at_most=0),

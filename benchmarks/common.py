@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -55,31 +56,44 @@ def mlc_model(quantization: str) -> Path:
     return folder
 
 
-def median_interval(values: ArrayLike, *, seed: int = 0, n_resamples: int = 2000) -> tuple[float, float, float]:
-    """Returns the median with its bootstrap 95 % interval."""
+class Interval(NamedTuple):
+    """A median with its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+
+    def shown(self, digits: int = 4) -> str:
+        """Returns it as text, such as 0.998 [0.993, 1.004]."""
+        return f"{self.median:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+
+def median_interval(values: ArrayLike, *, seed: int = 0, n_resamples: int = 2000) -> Interval:
+    """Returns the median with its bootstrap interval."""
     data = np.asarray(values, dtype=float)
     draws = np.random.default_rng(seed).choice(data, size=(n_resamples, data.size))
     low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-    return float(np.median(data)), float(low), float(high)
+    return Interval(float(np.median(data)), float(low), float(high))
 
 
-def verdict(
-    name: str,
-    value: float,
-    *,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    control: tuple[float, float] | None = None,
-) -> bool:
-    """Prints one figure against its bound and returns whether it holds.
-
-    `control` is the 95 % interval of the A/A control: where it is not within 2 % of 1, what differs is the machine's
-    noise, so that nothing is known, and that is no success.
-    """
+def verdict(name: str, value: float, *, at_least: float | None = None, at_most: float | None = None) -> bool:
+    """Prints one figure against its bound and returns whether it holds."""
     holds = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
     bound = f">= {at_least}" if at_least is not None else f"<= {at_most}"
-    if control is not None and max(abs(end - 1) for end in control) > STEADY_WITHIN:
-        print(f"UNSURE  {name}: {value:.4g} ({bound}), but the control is [{control[0]:.3f}, {control[1]:.3f}]")
-        return False
     print(f"{'holds ' if holds else 'MISSED'}  {name}: {value:.4g} ({bound})")
     return holds
+
+
+def speed_verdict(name: str, ratio: Interval, *, at_least: float, control: Interval) -> bool:
+    """Prints a ratio of speeds against its bound and returns whether it holds.
+
+    The median decides where the A/A control, which compares a thing with itself, is within 2 % of 1. Where it is not,
+    the whole interval must lie on one side of the bound, and the control's must contain 1: else the machine's noise
+    could be all that differs, so that nothing is known, and that is no success.
+    """
+    steady = max(abs(end - 1) for end in (control.low, control.high)) <= STEADY_WITHIN
+    clear = control.low <= 1 <= control.high and not ratio.low < at_least <= ratio.high
+    if steady or clear:
+        return verdict(name, ratio.median, at_least=at_least)
+    print(f"UNSURE  {name}: {ratio.shown()} (>= {at_least}), but the control is {control.shown()}")
+    return False

@@ -46,8 +46,9 @@ class CutProxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
-        self._writers |= {writer, up_writer}
+        self._writers.add(up_writer)
         await asyncio.gather(
             self._relay(reader, up_writer, "cut_after_up"), self._relay(up_reader, writer, "cut_after_down")
         )
