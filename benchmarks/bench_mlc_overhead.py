@@ -57,7 +57,7 @@ def main() -> int:
         for seed in range(args.processes):
             shown = f"{n_threads} threads: process {seed + 1}/{args.processes}"
             print(shown, end="\r", file=sys.stderr, flush=True)
-            command = [folder / "bench_overhead", model, n_threads, args.rounds, args.prompt, seed]
+            command = [folder / "bench_overhead", model, n_threads, args.rounds, args.prompt, seed, 1]
             done = subprocess.run(
                 [*map(str, command), *libraries], check=True, capture_output=True, text=True, env=environment
             )

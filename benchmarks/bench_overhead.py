@@ -2,10 +2,13 @@
 
 Both are loaded into one process as shared objects; every prefill and every decode step is run by each of them, one
 after the other in random order, and compared with the stock one of the same round. A second copy of the stock object
-is the A/A control: what differs there is noise. Where memory lands makes one of two equal objects faster by up to 2 %
-for as long as a process lives: so there are many processes, each gives one ratio, and the figure is their median.
+is the A/A control: what differs there is noise. Where memory lands makes one of two equal objects faster by some
+percent for as long as a process lives: so there are many processes, each gives one ratio, and the figure is their
+median. Most of that memory are the weights that llama.cpp copies into another layout, for each object anew. With
+--mapped-weights it does not, and all read the one mapped file: a steadier figure, of slower products, for a machine
+where the other is UNSURE. Hooks off and on share a session, so that their ratio, recording alone, has no such noise.
 
-    .venv/bin/python benchmarks/bench_overhead.py [--processes P] [--rounds R] [--threads 1,2]
+    .venv/bin/python benchmarks/bench_overhead.py [--processes P] [--rounds R] [--threads 1,2] [--mapped-weights]
 
 Exits 1 if recording ops reaches less than 0.995 of the stock speed, or hooks that are off less than 0.998.
 """
@@ -32,6 +35,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="per process: a prefill and 16 decode steps each")
     parser.add_argument("--prompt", type=int, default=64, help="tokens of the prefill")
     parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--mapped-weights", action="store_true", help="no copies of the weights in another layout")
     args = parser.parse_args()
 
     stock = build("stock_engine", stock=True) / "libstock_engine.so"
@@ -39,9 +43,8 @@ def main() -> int:
     shutil.copyfile(stock, copy)  # another file, so that it is loaded a second time
     folder = build("melt_engine") / "benchmarks"
     build("bench_overhead")
-    off, on = folder / "libmelt_engine.so", folder / "libmelt_engine_on.so"
-    shutil.copyfile(off, on)
-    libraries = (f"stock={stock}", f"stock copy={copy}", f"hooks off={off}", f"ops recorded={on}:on")
+    ours = folder / "libmelt_engine.so"
+    libraries = (f"stock={stock}", f"stock copy={copy}", f"hooks off={ours}", f"ops recorded={ours}:on")
 
     holds = True
     for n_threads in (int(n) for n in args.threads.split(",")):
@@ -49,7 +52,8 @@ def main() -> int:
         for seed in range(args.processes):
             shown = f"{n_threads} threads: process {seed + 1}/{args.processes}"
             print(shown, end="\r", file=sys.stderr, flush=True)
-            command = [folder / "bench_overhead", demo_model(), n_threads, args.rounds, args.prompt, seed]
+            repack = int(not args.mapped_weights)
+            command = [folder / "bench_overhead", demo_model(), n_threads, args.rounds, args.prompt, seed, repack]
             done = subprocess.run([*map(str, command), *libraries], check=True, capture_output=True, text=True)
             runs.append(json.loads(done.stdout))
         holds &= report(n_threads, runs)
@@ -71,6 +75,8 @@ def report(n_threads: int, runs: list[dict[str, dict[str, list[int]]]]) -> bool:
             figures[phase, name] = found = median_interval(ratios)
             spread = f"{min(ratios):>7.4f} {max(ratios):>7.4f} {minima:>10.4f}"
             print(f"{name:<13} {phase:<8}  {found.shown()} {spread} {ms:>7.2f}")
+        alone = [np.median(np.divide(run["hooks off"][key], run["ops recorded"][key])) for run in runs]
+        print(f"{'recorded / off':<13} {phase:<8} {median_interval(alone).shown()}")
     recorded = sum(run["ops recorded"]["records"] for run in runs)  # type: ignore[misc]
     dropped = sum(run["ops recorded"]["dropped"] for run in runs)  # type: ignore[misc]
     print(f"{recorded} op records, {dropped} dropped, {len(runs)} processes")

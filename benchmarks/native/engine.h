@@ -12,8 +12,9 @@ extern "C" {
 
 struct bench_engine;
 
-/* NULL on failure, with the reason on standard error. */
-struct bench_engine* bench_open(const char* model, int n_threads, int n_ctx);
+/* `repack`: copy weights into the layout of the best kernels, where the runtime does so; else they are read from the
+ * mapped file, which all engines share. NULL on failure, with the reason on standard error. */
+struct bench_engine* bench_open(const char* model, int n_threads, int n_ctx, int repack);
 /* Empties the KV cache. */
 void bench_reset(struct bench_engine* engine);
 /* Evaluates n tokens and waits for the logits of the last. 0: done. */

@@ -18,10 +18,11 @@ struct bench_engine {
   bool recording = false;
 };
 
-EXPORT bench_engine* bench_open(const char* path, int n_threads, int n_ctx) {
+EXPORT bench_engine* bench_open(const char* path, int n_threads, int n_ctx, int repack) {
   try {
     melt::ModelOptions options;
     options.path = path;
+    options.repack = repack != 0;
     options.n_threads = static_cast<std::uint32_t>(n_threads);
     options.n_ctx = static_cast<std::uint32_t>(n_ctx);
     auto* engine = new bench_engine(options);

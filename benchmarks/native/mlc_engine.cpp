@@ -61,7 +61,7 @@ struct bench_engine {
   melt::mlc::Value callback;
 };
 
-EXPORT bench_engine* bench_open(const char* path, int n_threads, int n_ctx) {
+EXPORT bench_engine* bench_open(const char* path, int n_threads, int n_ctx, int) {
   try {
     melt::ModelOptions options;
     options.path = path;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stock llama.cpp against melt_core's build, hooks off and on, step by step in one process in random order.
-// usage: overhead MODEL N_THREADS ROUNDS N_PROMPT SEED NAME=LIBRARY[:on] ...
+// usage: overhead MODEL N_THREADS ROUNDS N_PROMPT SEED REPACK NAME=LIBRARY[:on] ...
 // Two names of one library share a session, so that memory lies the same for both.
 // Prints a line of JSON: for each name the step times in ns, prefill and decode.
 #include <dlfcn.h>
@@ -50,7 +50,7 @@ struct Engine {
   bench_engine* instance = nullptr;
 };
 
-Engine load(const std::string& library, const char* model, int n_threads) {
+Engine load(const std::string& library, const char* model, int n_threads, bool repack) {
   void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr)
     fail(dlerror());
@@ -67,7 +67,7 @@ Engine load(const std::string& library, const char* model, int n_threads) {
   symbol("bench_record", engine.record);
   symbol("bench_recorded", engine.recorded);
   symbol("bench_close", engine.close);
-  engine.instance = engine.open(model, n_threads, 512);
+  engine.instance = engine.open(model, n_threads, 512, repack ? 1 : 0);
   if (engine.instance == nullptr)
     fail("cannot open the model");
   engine.pause(engine.instance, 1);
@@ -109,12 +109,13 @@ void print(const char* key, const std::vector<std::int64_t>& values, bool last) 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 7)
-    fail("usage: overhead MODEL N_THREADS ROUNDS N_PROMPT SEED NAME=LIBRARY[:on] ...");
+  if (argc < 8)
+    fail("usage: overhead MODEL N_THREADS ROUNDS N_PROMPT SEED REPACK NAME=LIBRARY[:on] ...");
   const int n_threads = std::atoi(argv[2]), rounds = std::atoi(argv[3]), n_prompt = std::atoi(argv[4]);
   std::mt19937 random(static_cast<unsigned>(std::atoi(argv[5])));
+  const bool repack = std::atoi(argv[6]) != 0;
   // In random order: what is loaded first finds memory in another state than what is loaded last.
-  std::vector<std::string> specs(argv + 6, argv + argc);
+  std::vector<std::string> specs(argv + 7, argv + argc);
   std::shuffle(specs.begin(), specs.end(), random);
   std::vector<Variant> variants;
   std::vector<std::string> libraries;  // of each
@@ -129,7 +130,7 @@ int main(int argc, char** argv) {
     const auto known = std::find(libraries.begin(), libraries.end(), library);
     const Engine engine = known != libraries.end()
                               ? variants[static_cast<std::size_t>(known - libraries.begin())].engine
-                              : load(library, argv[1], n_threads);
+                              : load(library, argv[1], n_threads, repack);
     libraries.push_back(library);
     variants.push_back({spec.substr(0, equals), engine, on, {}, {}});
   }

@@ -15,7 +15,7 @@ struct bench_engine {
   int n_past = 0;
 };
 
-EXPORT bench_engine* bench_open(const char* path, int n_threads, int n_ctx) {
+EXPORT bench_engine* bench_open(const char* path, int n_threads, int n_ctx, int repack) {
   llama_log_set(
       [](ggml_log_level level, const char* text, void*) {
         if (level == GGML_LOG_LEVEL_ERROR)
@@ -26,6 +26,7 @@ EXPORT bench_engine* bench_open(const char* path, int n_threads, int n_ctx) {
   auto* engine = new bench_engine;
   llama_model_params model_params = llama_model_default_params();
   model_params.n_gpu_layers = 0;
+  model_params.use_extra_bufts = repack != 0;
   engine->model = llama_model_load_from_file(path, model_params);
   if (engine->model == nullptr)
     return nullptr;

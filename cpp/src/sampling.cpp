@@ -48,8 +48,8 @@ Sampling::Sampling(LoadedModel& model, TraceWriter& writer, bool memory, const S
   }
   double rows_per_s = 0;
   for (std::size_t i = 0; i < sources.size(); ++i) {
-    rate_hz_ = std::max(rate_hz_, rates_hz_[i]);
     rates_hz_[i] = std::min(rates_hz_[i], sources[i]->max_rate_hz());
+    rate_hz_ = std::max(rate_hz_, rates_hz_[i]);  // the thread wakes no more often than its fastest source may be read
     rows_per_s += rates_hz_[i];
   }
   const auto max_rows = std::min(static_cast<std::size_t>(rows_per_s * kRoomS) + 4 * sources.size(), kMaxRows);
