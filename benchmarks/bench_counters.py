@@ -21,8 +21,8 @@ import numpy as np
 
 import melt_core as melt
 from common import Interval, demo_model, median_interval, speed_verdict, verdict
+from levels import times
 from melt_core.analysis.counters import missing_lines
-from melt_core.trace.format import ChunkKind
 
 #: Ratios are speeds relative to the first; the bound is on "ops", which differs from it in noting switches alone.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -61,14 +61,6 @@ def measure(n_threads: int, args: argparse.Namespace) -> dict[str, melt.Trace]:
             with recorder:
                 pass
     return {name: recorder.trace for name, recorder in recorders.items()}
-
-
-def times(trace: melt.Trace) -> dict[str, np.ndarray]:
-    """Returns the time of each run's prefill and of its median decode step, in ns; the first run left out."""
-    runs, tokens = trace.records(ChunkKind.RUNS), trace.records(ChunkKind.TOKENS)
-    steps = tokens[tokens["index"] > 0]
-    decode = np.array([np.median(steps["duration_ns"][steps["run"] == run]) for run in runs["run"]])
-    return {"prefill": runs["prefill_ns"][1:].astype(float), "decode": decode[1:]}
 
 
 def row(name: str, ratio: Interval) -> str:

@@ -98,12 +98,12 @@ def report(found: dict[str, list[dict[str, np.ndarray]]], times_as_often: float,
         alone = (median["alone"] + median["control"]) / 2
         for name in ("control", "watched", "often"):
             ratios = (median["alone"] if name == "control" else alone) / median[name]
-            ratio, low, high = median_interval(ratios)
-            print(f"{n_threads} thread(s) {phase:<8}{name:<9}{ratio:.4f}  95 % interval [{low:.4f}, {high:.4f}]")
+            ratio = median_interval(ratios)
+            print(f"{n_threads} thread(s) {phase:<8}{name:<9}{ratio.shown()}")
             if phase == "decode" and name == "watched":
-                holds = verdict("decode, watched / alone, upper end of the interval", high, at_least=0.99)
+                holds = verdict("decode, watched / alone, upper end of the interval", ratio.high, at_least=0.99)
             if phase == "decode" and name == "often":
-                lost = [(1 - one) / times_as_often for one in (ratio, high, low)]
+                lost = [(1 - one) / times_as_often for one in (ratio.median, ratio.high, ratio.low)]
                 print(
                     f"derived from {times_as_often:.1f} times as many readings: {lost[0]:.4f} of the speed of decode "
                     f"lost to being watched [{lost[1]:.4f}, {lost[2]:.4f}]"

@@ -16,11 +16,9 @@ import argparse
 import random
 import sys
 
-import numpy as np
-
 import melt_core as melt
-from common import demo_model, median_interval, speed_verdict, verdict
-from melt_core.trace.format import ChunkKind
+from common import demo_model, speed_verdict, verdict
+from levels import ratio_to_without
 
 VARIANTS = {"without": ("tokens",), "control": ("tokens",), "memory": ("tokens", "memory")}
 
@@ -48,24 +46,11 @@ def main() -> int:
     return report({name: recorder.trace for name, recorder in recorders.items()}, args.threads)
 
 
-def times(trace: melt.Trace) -> dict[str, np.ndarray]:
-    """Returns the time of each run's prefill and of its decode, in ns; the first run left out."""
-    runs, tokens = trace.records(ChunkKind.RUNS), trace.records(ChunkKind.TOKENS)
-    steps = tokens[tokens["index"] > 0]
-    decode = np.array([np.median(steps["duration_ns"][steps["run"] == run]) for run in runs["run"]])
-    return {"prefill": runs["prefill_ns"][1:].astype(float), "decode": decode[1:]}
-
-
 def report(traces: dict[str, melt.Trace], n_threads: int) -> int:
     """Prints the ratios and verdicts. Returns the exit code."""
-    measured = {name: times(trace) for name, trace in traces.items()}
     holds = True
     for phase in ("decode", "prefill"):
-        without, again = (measured[name][phase] for name in ("without", "control"))
-        control = median_interval(without / again)
-        ratio = median_interval((without + again) / 2 / measured["memory"][phase])
-        for name, found in (("control", control), ("memory", ratio)):
-            print(f"{n_threads} thread(s) {phase:<8}{name:<9}{found.shown()}")
+        ratio, control = ratio_to_without(traces, "memory", phase, n_threads)
         holds &= speed_verdict(f"{phase}, level memory / without", ratio, at_least=0.995, control=control)
     sampler = traces["memory"].metadata["sensors"]["sampler"]
     print(f"{sampler['n_rows']} rows at {sampler['rate_hz']} Hz, late by {sampler['jitter_p95_ns'] / 1e3:.0f} us (p95)")

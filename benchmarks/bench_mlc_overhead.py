@@ -16,15 +16,12 @@ recording ops reaches less than 0.99 of the speed of the stock machine, or of th
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
-import subprocess
 import sys
 
-import numpy as np
-
-from common import build, median_interval, mlc_model, verdict
+from common import build, mlc_model, speed_verdict, verdict
+from engines import PHASES, report, run_engines
 
 VARIANTS = ("stock", "stock copy", "set_instrument", "hooks off", "ops recorded")
 
@@ -53,45 +50,25 @@ def main() -> int:
     environment = {**os.environ, "MELT_TVM_PATH": os.environ.get("MELT_TVM_PATH") or tvm_folders()}
     holds = True
     for n_threads in (int(n) for n in args.threads.split(",")):
-        runs = []
-        for seed in range(args.processes):
-            shown = f"{n_threads} threads: process {seed + 1}/{args.processes}"
-            print(shown, end="\r", file=sys.stderr, flush=True)
-            command = [folder / "bench_overhead", model, n_threads, args.rounds, args.prompt, seed, 1]
-            done = subprocess.run(
-                [*map(str, command), *libraries], check=True, capture_output=True, text=True, env=environment
-            )
-            runs.append(json.loads(done.stdout))
-        holds &= report(n_threads, runs)
+        runs = run_engines(
+            folder / "bench_overhead",
+            model,
+            n_threads,
+            libraries,
+            processes=args.processes,
+            rounds=args.rounds,
+            prompt=args.prompt,
+            environment=environment,
+        )
+        figures, complete = report(runs, n_threads, "speed relative to the stock machine in the same process")
+        holds &= complete
+        for phase in PHASES:
+            title, recorded = f"{n_threads} thread(s), {phase}, recording against", figures[phase, "ops recorded"]
+            control = figures[phase, "stock copy"]
+            holds &= speed_verdict(f"{title} the stock machine", recorded, at_least=0.99, control=control)
+            alone = figures[phase, "recording alone"].median
+            holds &= verdict(f"{title} the same session, off", alone, at_least=0.99)
     return 0 if holds else 1
-
-
-def report(n_threads: int, runs: list[dict[str, dict[str, list[int]]]]) -> bool:
-    """Prints one table and returns whether all bounds hold."""
-    print(f"\n{n_threads} thread(s): speed relative to the stock machine in the same process (1 = as fast)")
-    print(f"{'':<15} {'phase':<8} {'median':>7} {'95 % interval':>17} {'least':>7} {'most':>7} {'ms':>8}")
-    figures = {}
-    for phase in ("decode", "prefill"):
-        for name in VARIANTS:
-            key = f"{phase}_ns"
-            ratios = [float(np.median(np.divide(run["stock"][key], run[name][key]))) for run in runs]
-            ms = np.median(np.concatenate([run[name][key] for run in runs])) / 1e6
-            figures[phase, name], low, high = median_interval(ratios)
-            spread = f"[{low:.4f}, {high:.4f}] {min(ratios):>7.4f} {max(ratios):>7.4f}"
-            print(f"{name:<15} {phase:<8} {figures[phase, name]:>7.4f} {spread} {ms:>8.2f}")
-    recorded = sum(run["ops recorded"]["records"] for run in runs)  # type: ignore[misc]
-    dropped = sum(run["ops recorded"]["dropped"] for run in runs)  # type: ignore[misc]
-    print(f"{recorded} op records, {dropped} dropped, {len(runs)} processes")
-    holds = verdict(f"{n_threads} thread(s), dropped", dropped, at_most=0)
-    for phase in ("decode", "prefill"):
-        key = f"{phase}_ns"
-        same = [float(np.median(np.divide(run["hooks off"][key], run["ops recorded"][key]))) for run in runs]
-        paired, low, high = median_interval(same)
-        print(f"{phase}: recording against not recording in the same session {paired:.4f} [{low:.4f}, {high:.4f}]")
-        title = f"{n_threads} thread(s), {phase}, recording against"
-        holds &= verdict(f"{title} the stock machine", figures[phase, "ops recorded"], at_least=0.99)
-        holds &= verdict(f"{title} the same session, off", paired, at_least=0.99)
-    return holds
 
 
 if __name__ == "__main__":

@@ -16,16 +16,11 @@ Exits 1 if recording ops reaches less than 0.995 of the stock speed, or hooks th
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-import subprocess
 import sys
 
-import numpy as np
-
-from common import build, demo_model, median_interval, speed_verdict, verdict
-
-VARIANTS = ("stock", "stock copy", "hooks off", "ops recorded")
+from common import build, demo_model, speed_verdict
+from engines import PHASES, report, run_engines
 
 
 def main() -> int:
@@ -48,44 +43,23 @@ def main() -> int:
 
     holds = True
     for n_threads in (int(n) for n in args.threads.split(",")):
-        runs = []
-        for seed in range(args.processes):
-            shown = f"{n_threads} threads: process {seed + 1}/{args.processes}"
-            print(shown, end="\r", file=sys.stderr, flush=True)
-            repack = int(not args.mapped_weights)
-            command = [folder / "bench_overhead", demo_model(), n_threads, args.rounds, args.prompt, seed, repack]
-            done = subprocess.run([*map(str, command), *libraries], check=True, capture_output=True, text=True)
-            runs.append(json.loads(done.stdout))
-        holds &= report(n_threads, runs)
+        runs = run_engines(
+            folder / "bench_overhead",
+            demo_model(),
+            n_threads,
+            libraries,
+            processes=args.processes,
+            rounds=args.rounds,
+            prompt=args.prompt,
+            repack=not args.mapped_weights,
+        )
+        figures, complete = report(runs, n_threads, "speed relative to stock llama.cpp in the same process")
+        holds &= complete
+        for phase in PHASES:
+            for name, bound in (("ops recorded", 0.995), ("hooks off", 0.998)):
+                title, control = f"{n_threads} thread(s), {phase}, {name}", figures[phase, "stock copy"]
+                holds &= speed_verdict(title, figures[phase, name], at_least=bound, control=control)
     return 0 if holds else 1
-
-
-def report(n_threads: int, runs: list[dict[str, dict[str, list[int]]]]) -> bool:
-    """Prints one table and returns whether all bounds hold."""
-    print(f"\n{n_threads} thread(s): speed relative to stock llama.cpp in the same process (1 = as fast)")
-    spread_titles = f"{'median':>7} {'95 % interval':>17} {'least':>7} {'most':>7}"
-    print(f"{'':<13} {'phase':<8} {spread_titles} {'of minima':>10} {'ms':>7}")
-    figures = {}
-    for phase in ("decode", "prefill"):
-        for name in VARIANTS:
-            key = f"{phase}_ns"
-            ratios = [float(np.median(np.divide(run["stock"][key], run[name][key]))) for run in runs]
-            minima = float(np.median([min(run["stock"][key]) / min(run[name][key]) for run in runs]))
-            ms = np.median(np.concatenate([run[name][key] for run in runs])) / 1e6
-            figures[phase, name] = found = median_interval(ratios)
-            spread = f"{min(ratios):>7.4f} {max(ratios):>7.4f} {minima:>10.4f}"
-            print(f"{name:<13} {phase:<8}  {found.shown()} {spread} {ms:>7.2f}")
-        alone = [np.median(np.divide(run["hooks off"][key], run["ops recorded"][key])) for run in runs]
-        print(f"{'recorded / off':<13} {phase:<8} {median_interval(alone).shown()}")
-    recorded = sum(run["ops recorded"]["records"] for run in runs)  # type: ignore[misc]
-    dropped = sum(run["ops recorded"]["dropped"] for run in runs)  # type: ignore[misc]
-    print(f"{recorded} op records, {dropped} dropped, {len(runs)} processes")
-    holds = verdict(f"{n_threads} thread(s), dropped", dropped, at_most=0)
-    for phase in ("decode", "prefill"):
-        for name, bound in (("ops recorded", 0.995), ("hooks off", 0.998)):
-            title, control = f"{n_threads} thread(s), {phase}, {name}", figures[phase, "stock copy"]
-            holds &= speed_verdict(title, figures[phase, name], at_least=bound, control=control)
-    return holds
 
 
 if __name__ == "__main__":

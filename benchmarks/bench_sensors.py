@@ -29,8 +29,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import melt_core as melt
-from bench_memory_level import times
-from common import ROOT, demo_model, median_interval, speed_verdict, verdict
+from common import ROOT, demo_model, speed_verdict, verdict
+from levels import ratio_to_without
 
 VARIANTS = {"without": "none", "control": "none", "sensors": "auto"}
 MIN_SOURCES = 10
@@ -103,13 +103,8 @@ def add_more(root: Path) -> None:
 
 def report(traces: dict[str, melt.Trace], n_threads: int) -> int:
     """Prints the ratios and verdicts. Returns the exit code."""
-    measured = {name: times(trace) for name, trace in traces.items()}
     for phase in ("prefill", "decode"):
-        without, again = (measured[name][phase] for name in ("without", "control"))
-        control = median_interval(without / again)
-        ratio = median_interval((without + again) / 2 / measured["sensors"][phase])
-        for name, found in (("control", control), ("sensors", ratio)):
-            print(f"{n_threads} thread(s) {phase:<8}{name:<9}{found.shown()}")
+        ratio, control = ratio_to_without(traces, "sensors", phase, n_threads)
     sensors = traces["sensors"].metadata["sensors"]
     sampler, sources = sensors["sampler"], sensors["sources"]
     fast = [source for source in sources if source["rate_hz"] >= 100]

@@ -16,6 +16,8 @@ BUILD = ROOT / "build" / "bench"
 BIN = Path(sys.executable).parent
 #: How far from 1 the interval of an A/A control may reach.
 STEADY_WITHIN = 0.02
+#: Of fewer samples there is no 95 % interval: all lie on one side of the truth in 2 of 2^n cases.
+LEAST_SAMPLES = 6
 
 
 def build(target: str, *, stock: bool = False, defines: tuple[str, ...] = ()) -> Path:
@@ -62,6 +64,7 @@ class Interval(NamedTuple):
     median: float
     low: float
     high: float
+    n_samples: int
 
     def shown(self, digits: int = 4) -> str:
         """Returns it as text, such as 0.998 [0.993, 1.004]."""
@@ -73,7 +76,7 @@ def median_interval(values: ArrayLike, *, seed: int = 0, n_resamples: int = 2000
     data = np.asarray(values, dtype=float)
     draws = np.random.default_rng(seed).choice(data, size=(n_resamples, data.size))
     low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-    return Interval(float(np.median(data)), float(low), float(high))
+    return Interval(float(np.median(data)), float(low), float(high), data.size)
 
 
 def verdict(name: str, value: float, *, at_least: float | None = None, at_most: float | None = None) -> bool:
@@ -89,11 +92,12 @@ def speed_verdict(name: str, ratio: Interval, *, at_least: float, control: Inter
 
     The median decides where the A/A control, which compares a thing with itself, is within 2 % of 1. Where it is not,
     the whole interval must lie on one side of the bound, and the control's must contain 1: else the machine's noise
-    could be all that differs, so that nothing is known, and that is no success.
+    could be all that differs, so that nothing is known, and that is no success. Nor is a figure of few samples.
     """
+    enough = min(ratio.n_samples, control.n_samples) >= LEAST_SAMPLES
     steady = max(abs(end - 1) for end in (control.low, control.high)) <= STEADY_WITHIN
     clear = control.low <= 1 <= control.high and not ratio.low < at_least <= ratio.high
-    if steady or clear:
+    if enough and (steady or clear):
         return verdict(name, ratio.median, at_least=at_least)
-    print(f"UNSURE  {name}: {ratio.shown()} (>= {at_least}), but the control is {control.shown()}")
+    print(f"UNSURE  {name}: {ratio.shown()} (>= {at_least}), but {ratio.n_samples} samples, control {control.shown()}")
     return False

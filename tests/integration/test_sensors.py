@@ -103,6 +103,11 @@ def test_the_trace_says_what_sampling_cost_and_what_is_absent(tree: SysfsTree) -
     assert all(sensors["absent"].values())
 
 
+def test_the_thread_wakes_no_more_often_than_its_fastest_sensor_may_be_read(tree: SysfsTree) -> None:
+    sensors = profiled(tree, sensors=["power_supply"]).metadata["sensors"]
+    assert sensors["sampler"]["rate_hz"] == 10
+
+
 def test_idle_is_a_phase_of_its_own(tree: SysfsTree) -> None:
     trace = profiled(tree, idle_s=0.3)
     phases = trace.phases.to_dicts()
