@@ -19,12 +19,11 @@ namespace {
 class PyProfiler {
  public:
   PyProfiler(PySession& session, const std::optional<py::bytes>& path, std::uint32_t levels,
-             const std::string& metadata_json, std::uint32_t ring_stamps, std::size_t log_bytes, bool watch_switches,
+             const std::string& metadata_json, std::size_t log_bytes, bool watch_switches,
              const std::vector<std::string>& sensors, double sensor_hz)
       : session_(session),
         sink_(path ? make_file_sink(std::string(*path)) : make_memory_sink(bytes_)),
-        profiler_(session.loaded(), *sink_, levels, metadata_json, {ring_stamps, log_bytes, watch_switches},
-                  {sensors, sensor_hz}) {}
+        profiler_(session.loaded(), *sink_, levels, metadata_json, {log_bytes, watch_switches}, {sensors, sensor_hz}) {}
 
   RunResult run(const RunOptions& options,
                 const std::optional<std::function<void(std::uint32_t, std::uint32_t)>>& on_repetition) {
@@ -114,11 +113,11 @@ void bind_profiler(py::module_& m) {
       .def_readonly("cancelled", &RunResult::cancelled);
 
   py::class_<PyProfiler>(m, "Profiler", "Measures runs of one session into one trace.")
-      .def(py::init<PySession&, std::optional<py::bytes>, std::uint32_t, std::string, std::uint32_t, std::size_t, bool,
+      .def(py::init<PySession&, std::optional<py::bytes>, std::uint32_t, std::string, std::size_t, bool,
                     std::vector<std::string>, double>(),
            py::keep_alive<1, 2>(), py::arg("session"), py::arg("path"), py::kw_only(), py::arg("levels"),
-           py::arg("metadata_json"), py::arg("ring_stamps"), py::arg("log_bytes"), py::arg("watch_switches"),
-           py::arg("sensors"), py::arg("sensor_hz"))
+           py::arg("metadata_json"), py::arg("log_bytes"), py::arg("watch_switches"), py::arg("sensors"),
+           py::arg("sensor_hz"))
       .def("run", &PyProfiler::run, py::arg("options"), py::arg("on_repetition"),
            "Runs warm-up and repetitions with the GIL released.")
       .def("sample_idle", &PyProfiler::sample_idle, py::arg("seconds"),

@@ -13,7 +13,7 @@ constexpr std::size_t kOpsPerWrite = 1 << 18;  // 10 MiB of records
 constexpr double kClocksAgreeNs = 200.0;       // the counter and the clock of the switches, at their worst
 
 std::vector<NodeRange> groups_of(const OpRecorder& recorder, const LoggedGraph& graph) {
-  const melt_stamp* stamps = recorder.stamps(graph);
+  const melt_stamp* stamps = recorder.stamps(graph, 0);
   const std::uint32_t count = stamps[0].first_node;  // of the head stamp
   std::vector<NodeRange> groups;
   groups.reserve(count);
@@ -109,14 +109,9 @@ void OpRecordWriter::append_graph(const OpRecorder& recorder, const LoggedGraph&
 std::vector<OpRecordWriter::ThreadLog> OpRecordWriter::thread_logs(const OpRecorder& recorder,
                                                                    const LoggedGraph& graph) const {
   std::vector<ThreadLog> logs(graph.n_threads);
-  const melt_stamp* first = recorder.stamps(graph);
-  const melt_stamp* cursor = first;
-  for (ThreadLog& log : logs) {
-    log.head = cursor;
-    log.entries = nullptr;
-    if (recorder.entry_words() != 0)
-      log.entries = recorder.entries(graph) + static_cast<std::size_t>(cursor - first) * recorder.entry_words();
-    cursor += 1 + cursor->first_node;
+  for (unsigned thread = 0; thread < graph.n_threads; ++thread) {
+    logs[thread].head = recorder.stamps(graph, thread);
+    logs[thread].entries = recorder.entry_words() == 0 ? nullptr : recorder.entries(graph, thread);
   }
   return logs;
 }

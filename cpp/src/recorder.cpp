@@ -6,45 +6,34 @@
 
 namespace melt {
 
-OpRecorder::OpRecorder(unsigned n_threads, RecorderLimits limits)
-    : limits_(limits), ring_storage_(static_cast<std::size_t>(n_threads) * limits.ring_stamps), rings_(n_threads) {
-  for (unsigned i = 0; i < n_threads; ++i) {
-    rings_[i] = melt_stamp_ring{};
-    rings_[i].stamps = ring_storage_.data() + static_cast<std::size_t>(i) * limits.ring_stamps;
-    rings_[i].capacity = limits.ring_stamps;
-  }
-}
+OpRecorder::OpRecorder(unsigned n_threads, RecorderLimits limits) : limits_(limits), rings_(n_threads) {}
 
 void OpRecorder::count_with(const std::vector<CounterReader>& readers, std::uint32_t n_words) {
   entry_words_ = n_words == 0 ? 0 : n_words + 1;
-  const std::size_t capacity = static_cast<std::size_t>(limits_.ring_stamps) + 1;
-  counter_storage_.assign(n_words == 0 ? 0 : capacity * entry_words_ * rings_.size(), 0);
   counter_rings_.assign(rings_.size(), melt_counter_ring{});
   for (std::size_t i = 0; i < rings_.size(); ++i) {
     rings_[i].counters = nullptr;
     if (n_words == 0 || i >= readers.size() || readers[i].read == nullptr)
       continue;
-    melt_counter_ring& ring = counter_rings_[i];
-    ring.entries = counter_storage_.data() + capacity * entry_words_ * i;
-    ring.entry_words = entry_words_;
-    ring.capacity = static_cast<std::uint32_t>(capacity);
-    ring.file = readers[i].file;
-    ring.read = readers[i].read;
-    rings_[i].counters = &ring;
+    counter_rings_[i].entry_words = entry_words_;
+    counter_rings_[i].file = readers[i].file;
+    counter_rings_[i].read = readers[i].read;
+    rings_[i].counters = &counter_rings_[i];
   }
 }
 
 void OpRecorder::begin_run(std::size_t n_graphs, std::size_t n_groups) {
-  const std::size_t per_graph = (n_groups + 1) * rings_.size();
   const std::size_t stamp_bytes = sizeof(melt_stamp) + entry_words_ * sizeof(std::uint64_t);
-  const std::size_t wanted = std::min(n_graphs * per_graph, limits_.log_bytes / stamp_bytes);
-  if (log_.size() < wanted)
-    log_.resize(wanted);  // resize writes every page: no page fault later
+  const std::size_t wanted = std::min(n_graphs * (n_groups + 1), limits_.log_bytes / stamp_bytes / rings_.size());
+  if (thread_slots_ < wanted) {
+    thread_slots_ = wanted;
+    log_.resize(wanted * rings_.size());  // resize writes every page: no page fault later
+  }
   if (counter_log_.size() < log_.size() * entry_words_)
     counter_log_.resize(log_.size() * entry_words_);
   if (watch_ != nullptr)
     watch_->begin_run();
-  log_used_ = 0;
+  slots_used_ = 0;
   graphs_.clear();
   graphs_.reserve(n_graphs);
   host_events_.clear();
@@ -54,10 +43,18 @@ void OpRecorder::begin_run(std::size_t n_graphs, std::size_t n_groups) {
 }
 
 void OpRecorder::graph_begin(std::uint32_t topology) noexcept {
-  for (melt_stamp_ring& ring : rings_) {
+  const std::size_t room = std::min<std::size_t>(thread_slots_ - slots_used_, UINT32_MAX);
+  for (unsigned i = 0; i < n_rings(); ++i) {
+    melt_stamp_ring& ring = rings_[i];
+    const std::size_t head = slot(i, slots_used_);
+    ring.stamps = log_.data() + head + (room > 0 ? 1 : 0);
+    ring.capacity = static_cast<std::uint32_t>(room > 0 ? room - 1 : 0);
     ring.count = ring.dropped = 0;
-    if (ring.counters != nullptr)
+    if (ring.counters != nullptr) {
+      ring.counters->entries = counter_log_.data() + head * entry_words_;
+      ring.counters->capacity = static_cast<std::uint32_t>(room);
       ring.counters->count = 0;
+    }
   }
   current_.topology = topology;
   current_.token = token_;
@@ -72,10 +69,12 @@ void OpRecorder::graph_end(unsigned n_threads, std::uint64_t begin_ticks, std::u
     return;
   }
   const unsigned n = std::min(n_threads, n_rings());
-  std::size_t needed = n;
+  std::uint32_t most = 0;
+  std::uint32_t stamped = 0;
   std::uint32_t dropped = 0;
   for (unsigned i = 0; i < n; ++i) {
-    needed += rings_[i].count;
+    most = std::max(most, rings_[i].count);
+    stamped += rings_[i].count;
     dropped += rings_[i].dropped;
   }
   current_.begin_ticks = begin_ticks;
@@ -85,34 +84,30 @@ void OpRecorder::graph_end(unsigned n_threads, std::uint64_t begin_ticks, std::u
   current_.n_groups = rings_[0].count + rings_[0].dropped;
   current_.aborted = aborted;
   max_groups_seen_ = std::max<std::size_t>(max_groups_seen_, current_.n_groups);
-  if (current_.topology == kNone || needed > log_.size() - log_used_) {
+  if (current_.topology == kNone || dropped > 0 || slots_used_ == thread_slots_) {
     current_.offset = kNoStamps;
-    current_.n_dropped = dropped + static_cast<std::uint32_t>(needed - n);
+    current_.n_dropped = stamped + dropped;
   } else {
-    current_.offset = log_used_;
-    current_.n_dropped = dropped;
+    current_.offset = slots_used_;
+    current_.n_dropped = 0;
     for (unsigned i = 0; i < n; ++i) {
-      const melt_stamp_ring& ring = rings_[i];
-      log_[log_used_] = {ring.thread_begin, ring.count, ring.dropped};
-      std::memcpy(&log_[log_used_ + 1], ring.stamps, ring.count * sizeof(melt_stamp));
-      log_counters(i, log_used_);
-      log_used_ += ring.count + 1;
+      log_[slot(i, slots_used_)] = {rings_[i].thread_begin, rings_[i].count, 0};
+      clear_unread_counters(i);
     }
+    slots_used_ += most + std::size_t{1};
   }
   graphs_.push_back(current_);
 }
 
-/// Copies a thread's entries to where its stamps are; what was not read becomes zeros.
-void OpRecorder::log_counters(unsigned thread, std::size_t first_slot) noexcept {
+/// What a thread did not read in the current graph becomes zeros.
+void OpRecorder::clear_unread_counters(unsigned thread) noexcept {
   if (entry_words_ == 0)
     return;
   const melt_counter_ring* counters = rings_[thread].counters;
   const std::size_t n_slots = rings_[thread].count + std::size_t{1};
   const std::size_t n_read = counters == nullptr ? 0 : std::min<std::size_t>(counters->count, n_slots);
-  std::uint64_t* to = counter_log_.data() + first_slot * entry_words_;
-  if (n_read > 0)
-    std::memcpy(to, counters->entries, n_read * entry_words_ * sizeof(std::uint64_t));
-  std::fill(to + n_read * entry_words_, to + n_slots * entry_words_, std::uint64_t{0});
+  std::uint64_t* const entries = counter_log_.data() + slot(thread, slots_used_) * entry_words_;
+  std::fill(entries + n_read * entry_words_, entries + n_slots * entry_words_, std::uint64_t{0});
 }
 
 void OpRecorder::host_op(HostOp op, std::uint64_t begin_ticks, std::uint64_t end_ticks) noexcept {

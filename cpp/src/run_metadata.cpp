@@ -66,7 +66,6 @@ std::string head_metadata(const LoadedModel& model, const ModelInfo& info, std::
       .add("kv_type", options.kv_type)
       .add("page_cache_ratio_before_load", model.page_cache_ratio())
       .add_raw("levels", levels_json(levels))
-      .add("ring_stamps", limits.ring_stamps)
       .add("log_bytes", static_cast<std::uint64_t>(limits.log_bytes));
   JsonObject head;
   head.add_raw("model", model_json(options, info))

@@ -27,41 +27,69 @@ void graph(OpRecorder& recorder, std::uint64_t begin, std::uint32_t groups, unsi
   recorder.graph_end(threads, begin, begin + groups + 1, false);
 }
 
-TEST_CASE("graphs lie in the log as they were stamped, thread after thread") {
+TEST_CASE("a graph lies in each thread's log as the thread stamped it") {
   OpRecorder recorder(2, {});
   recorder.begin_run(2, 3);
   recorder.set_token(7);
-  graph(recorder, 100, 3, 2);
-  REQUIRE(recorder.graphs().size() == 1);
-  const LoggedGraph& logged = recorder.graphs()[0];
+  graph(recorder, 100, 2, 2);
+  graph(recorder, 200, 3, 2);
+  REQUIRE(recorder.graphs().size() == 2);
+  const LoggedGraph& logged = recorder.graphs()[1];
   CHECK(logged.token == 7);
   CHECK(logged.n_groups == 3);
   CHECK(logged.n_dropped == 0);
-  const melt_stamp* stamps = recorder.stamps(logged);
-  CHECK(stamps[0].ticks == 100);
-  CHECK(stamps[0].first_node == 3);
-  CHECK(stamps[3].ticks == 103);
-  CHECK(stamps[4].first_node == 3);  // head of thread 1
-  CHECK(stamps[7].first_node == 2);
+  for (unsigned thread = 0; thread < 2; ++thread) {
+    CHECK(recorder.stamps(recorder.graphs()[0], thread)[2].ticks == 102);
+    const melt_stamp* stamps = recorder.stamps(logged, thread);
+    CHECK(stamps[0].ticks == 200);
+    CHECK(stamps[0].first_node == 3);
+    CHECK(stamps[1].ticks == 201);
+    CHECK(stamps[3].ticks == 203);
+    CHECK(stamps[3].first_node == 2);
+  }
 }
 
-TEST_CASE("a full ring drops ops and counts them") {
-  OpRecorder recorder(1, {4, 1 << 20});
-  recorder.begin_run(1, 10);
-  graph(recorder, 0, 10);
-  CHECK(recorder.graphs()[0].n_groups == 10);
-  CHECK(recorder.graphs()[0].n_dropped == 6);
+TEST_CASE("threads of an aborted graph stamp different numbers of groups, and the next graph has a place of its own") {
+  OpRecorder recorder(2, {});
+  recorder.begin_run(2, 8);
+  recorder.graph_begin(0);
+  for (std::uint32_t i = 0; i < 5; ++i)
+    put(recorder.rings()[1], 10 + i, i);
+  put(recorder.rings()[0], 10, 0);
+  recorder.graph_end(2, 0, 20, true);
+  graph(recorder, 100, 2, 2);
+  const LoggedGraph& aborted = recorder.graphs()[0];
+  CHECK(aborted.aborted);
+  CHECK(recorder.stamps(aborted, 0)[0].first_node == 1);
+  CHECK(recorder.stamps(aborted, 1)[0].first_node == 5);
+  CHECK(recorder.stamps(aborted, 1)[5].ticks == 14);
+  CHECK(recorder.stamps(recorder.graphs()[1], 1)[1].ticks == 101);
 }
 
-TEST_CASE("a full log drops whole graphs and counts their ops") {
-  OpRecorder recorder(1, {64, 12 * sizeof(melt_stamp)});
+TEST_CASE("a full log drops whole graphs and counts their ops, of all threads") {
+  OpRecorder recorder(2, {2 * 16 * sizeof(melt_stamp)});
   recorder.begin_run(3, 10);
-  graph(recorder, 0, 10);
-  graph(recorder, 100, 10);
+  graph(recorder, 0, 10, 2);
+  graph(recorder, 100, 10, 2);
+  graph(recorder, 200, 3, 2);
+  graph(recorder, 300, 1, 2);
   CHECK(recorder.graphs()[0].n_dropped == 0);
   CHECK(recorder.graphs()[1].offset == kNoStamps);
   CHECK(recorder.graphs()[1].n_groups == 10);
-  CHECK(recorder.graphs()[1].n_dropped == 10);
+  CHECK(recorder.graphs()[1].n_dropped == 20);
+  CHECK(recorder.graphs()[2].n_dropped == 0);  // a small one still has room
+  CHECK(recorder.stamps(recorder.graphs()[0], 1)[10].ticks == 10);
+  CHECK(recorder.stamps(recorder.graphs()[2], 1)[3].ticks == 203);
+  CHECK(recorder.graphs_lost() + recorder.graphs().size() == 4);
+}
+
+TEST_CASE("a log without room for a single stamp drops everything") {
+  OpRecorder recorder(2, {1});
+  recorder.begin_run(2, 10);
+  graph(recorder, 0, 4, 2);
+  graph(recorder, 100, 0, 2);
+  CHECK(recorder.graphs()[0].n_dropped == 8);
+  CHECK(recorder.graphs()[1].offset == kNoStamps);
 }
 
 TEST_CASE("more graphs than were reserved are counted, not recorded") {

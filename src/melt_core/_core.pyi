@@ -205,7 +205,7 @@ class Profiler:
     """
     Measures runs of one session into one trace.
     """
-    def __init__(self, session: Session, path: bytes | None, *, levels: typing.SupportsInt | typing.SupportsIndex, metadata_json: str, ring_stamps: typing.SupportsInt | typing.SupportsIndex, log_bytes: typing.SupportsInt | typing.SupportsIndex, watch_switches: bool, sensors: collections.abc.Sequence[str], sensor_hz: typing.SupportsFloat | typing.SupportsIndex) -> None:
+    def __init__(self, session: Session, path: bytes | None, *, levels: typing.SupportsInt | typing.SupportsIndex, metadata_json: str, log_bytes: typing.SupportsInt | typing.SupportsIndex, watch_switches: bool, sensors: collections.abc.Sequence[str], sensor_hz: typing.SupportsFloat | typing.SupportsIndex) -> None:
         ...
     def finish(self) -> bytes:
         """

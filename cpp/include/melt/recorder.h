@@ -44,7 +44,7 @@ class ThreadWatch {
   virtual void drain() noexcept = 0;
 };
 
-/// One executed graph as it lies in the log: per thread a head stamp {thread_begin, count, dropped}, then its stamps.
+/// One executed graph. In each thread's log it is a head stamp {thread_begin, count}, then the thread's stamps.
 struct LoggedGraph {
   std::uint64_t begin_ticks;
   std::uint64_t end_ticks;
@@ -55,13 +55,12 @@ struct LoggedGraph {
   std::uint32_t n_groups;   ///< groups executed
   std::uint32_t n_dropped;  ///< records lost, over all threads
   bool aborted;
-  std::size_t offset;  ///< of the first head stamp in the log; kNoStamps if the log was full
+  std::size_t offset;  ///< of the head stamps, the same in all logs; kNoStamps if they had no room for all of it
 };
 constexpr std::size_t kNoStamps = static_cast<std::size_t>(-1);
 
 /// How much a run may record before graphs are dropped (and counted). Sizes are reserved and touched before the run.
 struct RecorderLimits {
-  std::uint32_t ring_stamps = 16384;             ///< groups of one graph, per thread
   std::size_t log_bytes = std::size_t{1} << 28;  ///< stamps and counters of one run, all threads
   bool watch_switches = true;                    ///< note when a computing thread loses its processor
 };
@@ -84,12 +83,12 @@ class OpRecorder {
   melt_stamp_ring* rings() noexcept { return rings_.data(); }
   unsigned n_rings() const noexcept { return static_cast<unsigned>(rings_.size()); }
   void set_token(std::uint32_t token) noexcept { token_ = token; }
-  /// Empties the rings. Call before any thread stamps.
+  /// Points the rings behind what the logs hold. Call before any thread stamps.
   void graph_begin(std::uint32_t topology) noexcept;
   /// For a runtime that knows only in the end which topology it was: replaces what graph_begin() was given.
   void set_topology(std::uint32_t topology) noexcept { current_.topology = topology; }
-  /// Moves the rings of `n_threads` threads to the log. Call after the last barrier, with the time from which thread 0
-  /// computed, as its caller saw it, and the time at which it returned.
+  /// Keeps what `n_threads` threads stamped. Call after the last barrier, with the time from which thread 0 computed,
+  /// as its caller saw it, and the time at which it returned.
   void graph_end(unsigned n_threads, std::uint64_t begin_ticks, std::uint64_t end_ticks, bool aborted) noexcept;
   void host_op(HostOp op, std::uint64_t begin_ticks, std::uint64_t end_ticks) noexcept;
 
@@ -105,13 +104,16 @@ class OpRecorder {
   // After the run.
   const std::vector<LoggedGraph>& graphs() const noexcept { return graphs_; }
   const std::vector<HostEvent>& host_events() const noexcept { return host_events_; }
-  const melt_stamp* stamps(const LoggedGraph& graph) const noexcept { return log_.data() + graph.offset; }
+  /// The head stamp of one thread; `first_node` of it is how many stamps follow.
+  const melt_stamp* stamps(const LoggedGraph& graph, unsigned thread) const noexcept {
+    return log_.data() + slot(thread, graph.offset);
+  }
   /// 64-bit words of a counter entry; 0: counters are not read.
   std::uint32_t entry_words() const noexcept { return entry_words_; }
-  /// The counter entries that belong to stamps(graph), one for each of them: for a head stamp the entry when the thread
-  /// began the graph. Ticks 0: not read.
-  const std::uint64_t* entries(const LoggedGraph& graph) const noexcept {
-    return counter_log_.data() + graph.offset * entry_words_;
+  /// The counter entries that belong to stamps(graph, thread), one for each of them: for the head stamp the entry when
+  /// the thread began the graph. Ticks 0: not read.
+  const std::uint64_t* entries(const LoggedGraph& graph, unsigned thread) const noexcept {
+    return counter_log_.data() + slot(thread, graph.offset) * entry_words_;
   }
   /// Graphs that found no room even for their head.
   std::uint64_t graphs_lost() const noexcept { return graphs_lost_; }
@@ -120,13 +122,12 @@ class OpRecorder {
 
  private:
   RecorderLimits limits_;
-  std::vector<melt_stamp> ring_storage_;
   std::vector<melt_stamp_ring> rings_;
-  std::vector<melt_stamp> log_;
-  std::size_t log_used_ = 0;
+  std::vector<melt_stamp> log_;   ///< one thread's log after the other
+  std::size_t thread_slots_ = 0;  ///< stamps in each of them
+  std::size_t slots_used_ = 0;
   std::uint32_t entry_words_ = 0;
   std::vector<melt_counter_ring> counter_rings_;
-  std::vector<std::uint64_t> counter_storage_;
   std::vector<std::uint64_t> counter_log_;  ///< an entry for each stamp of log_
   ThreadWatch* watch_ = nullptr;
   std::vector<LoggedGraph> graphs_;
@@ -136,7 +137,8 @@ class OpRecorder {
   std::uint64_t graphs_lost_ = 0;
   std::size_t max_groups_seen_ = 0;
 
-  void log_counters(unsigned thread, std::size_t first_slot) noexcept;
+  std::size_t slot(unsigned thread, std::size_t offset) const noexcept { return thread * thread_slots_ + offset; }
+  void clear_unread_counters(unsigned thread) noexcept;
 };
 
 /// A group of graph nodes that ran as one: first and last node index.

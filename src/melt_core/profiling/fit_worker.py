@@ -43,9 +43,7 @@ def attempt(request: dict[str, Any]) -> dict[str, Any]:
             _limit(limit - mapped_bytes(request["model"]))
 
     with load(request["model"], n_threads=1, on_progress=lower_by_mapping, **request["options"]) as llm:
-        recording = profile(
-            llm, levels=("tokens",), output=request["trace"], log_bytes=1 << 12, ring_stamps=1, sensors="none"
-        )
+        recording = profile(llm, levels=("tokens",), output=request["trace"], log_bytes=1 << 12, sensors="none")
         prompt = [1 + i % (llm.info.n_vocab - 1) for i in range(request["n_prefill"])]
         recording.run(prompt, max_tokens=2, ignore_eos=True, repeats=1, warmup=0, overhead_budget_s=0.0)
         recording.finish()

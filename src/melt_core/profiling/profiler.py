@@ -38,8 +38,6 @@ LEVELS: Mapping[str, int] = {
 
 #: Room for the ops of one run, all threads, in memory. Beyond it graphs are dropped, and counted.
 DEFAULT_LOG_BYTES = 1 << 28
-#: Ops of one graph and thread; beyond it ops are dropped, and counted.
-DEFAULT_RING_STAMPS = 16384
 #: Readings of each sensor per second.
 DEFAULT_SENSOR_HZ = 100.0
 
@@ -69,7 +67,6 @@ class Profiler:
         levels: Sequence[str],
         output: str | PathLike[str] | None,
         metadata: Mapping[str, Any] | None,
-        ring_stamps: int,
         log_bytes: int,
         watch_switches: bool,
         sensors: str | Sequence[str],
@@ -88,7 +85,6 @@ class Profiler:
             os.fsencode(self._path),
             levels=level_mask(levels),
             metadata_json=_metadata_json(metadata or {}),
-            ring_stamps=checked_number("ring_stamps", ring_stamps, low=1, high=1 << 24),
             log_bytes=checked_number("log_bytes", log_bytes, high=1 << 40),
             watch_switches=watch_switches,
             sensors=sensor_list(sensors),
@@ -270,7 +266,6 @@ def profile(
     levels: Sequence[str] = ("tokens", "ops"),
     output: str | PathLike[str] | None = None,
     metadata: Mapping[str, Any] | None = None,
-    ring_stamps: int = DEFAULT_RING_STAMPS,
     log_bytes: int = DEFAULT_LOG_BYTES,
     watch_switches: bool = True,
     sensors: str | Sequence[str] = "auto",
@@ -285,8 +280,7 @@ def profile(
             instructions, cache and branch misses, page faults of each op; includes ops).
         output: Where the trace is written while it grows; by default a temporary file that goes with the trace.
         metadata: A JSON-able mapping of your own, merged into the trace's metadata.
-        ring_stamps: Ops of one graph that a thread can record.
-        log_bytes: Memory for the ops of one run; beyond either limit ops are dropped and counted.
+        log_bytes: Memory for the ops of one run; graphs beyond it are dropped and counted.
         watch_switches: At level ops, mark the ops within which a thread lost its processor.
         sensors: What to read of power, heat, clocks and load: ``"auto"`` is all that this machine has, ``"none"``
             nothing; or names of `sensor_names`, each of which then has to be there.
@@ -315,7 +309,6 @@ def profile(
         levels=levels,
         output=output,
         metadata=metadata,
-        ring_stamps=ring_stamps,
         log_bytes=log_bytes,
         watch_switches=watch_switches,
         sensors=sensors,

@@ -147,7 +147,7 @@ void MlcSession::load_weights(const ModelOptions& options) {
 void MlcSession::try_out() {
   hooks_.set_groups_hint(kFirstHint);
   hooks_.clear();
-  OpRecorder scratch(1, {kFirstHint, std::size_t{1} << 20});
+  OpRecorder scratch(1, {});
   scratch.begin_run(1, kFirstHint);
   reset({});
   const std::int32_t id = 0;
