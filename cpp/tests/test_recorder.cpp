@@ -62,7 +62,8 @@ TEST_CASE("threads of an aborted graph stamp different numbers of groups, and th
   CHECK(aborted.aborted);
   CHECK(recorder.stamps(aborted, 0)[0].first_node == 1);
   CHECK(recorder.stamps(aborted, 1)[0].first_node == 5);
-  CHECK(recorder.stamps(aborted, 1)[5].ticks == 14);
+  for (std::uint32_t i = 0; i < 5; ++i)
+    CHECK(recorder.stamps(aborted, 1)[1 + i].ticks == 10 + i);
   CHECK(recorder.stamps(recorder.graphs()[1], 1)[1].ticks == 101);
 }
 
