@@ -93,6 +93,42 @@ TEST_CASE("a log without room for a single stamp drops everything") {
   CHECK(recorder.graphs()[1].offset == kNoStamps);
 }
 
+/// A graph of 3 groups on 3 threads, whose counters are read at each boundary, on thread 1 only `n_read` times.
+void counted_graph(OpRecorder& recorder, unsigned n_read) {
+  recorder.graph_begin(0);
+  for (unsigned thread = 0; thread < 3; ++thread) {
+    melt_stamp_ring& ring = recorder.rings()[thread];
+    for (unsigned boundary = 0; boundary <= 3; ++boundary) {
+      if (boundary > 0)
+        put(ring, boundary, boundary);
+      if (ring.counters != nullptr && (thread != 1 || boundary < n_read))
+        melt_count(ring.counters);
+    }
+  }
+  recorder.graph_end(3, 0, 4, false);
+}
+
+TEST_CASE("counter entries lie beside their thread's stamps; what was not read is zero, whatever was there before") {
+  const auto read = [](int file, std::uint64_t* words, std::uint32_t) { words[0] = static_cast<std::uint64_t>(file); };
+  OpRecorder recorder(3, {});
+  recorder.count_with({{read, 7}, {read, 8}, {}}, 1);
+  for (const unsigned n_read : {4u, 1u}) {
+    recorder.begin_run(2, 3);
+    counted_graph(recorder, n_read);
+    counted_graph(recorder, n_read);
+    REQUIRE(recorder.graphs().size() == 2);
+    for (const LoggedGraph& logged : recorder.graphs()) {
+      for (unsigned i = 0; i <= 3; ++i) {
+        const std::size_t at = i * recorder.entry_words();
+        CHECK(recorder.entries(logged, 0)[at + 1] == 7);
+        CHECK(recorder.entries(logged, 1)[at + 1] == (i < n_read ? 8 : 0));
+        CHECK((recorder.entries(logged, 1)[at] != 0) == (i < n_read));  // ticks
+        CHECK(recorder.entries(logged, 2)[at] == 0);
+      }
+    }
+  }
+}
+
 TEST_CASE("more graphs than were reserved are counted, not recorded") {
   OpRecorder recorder(1, {});
   recorder.begin_run(1, 1);
