@@ -160,6 +160,7 @@ set(MELT_TEST_SOURCES
   cpp/tests/test_json.cpp
   cpp/tests/test_memory.cpp
   cpp/tests/test_memory_account.cpp
+  cpp/tests/test_op_records.cpp
   cpp/tests/test_recorder.cpp
   cpp/tests/test_request.cpp
   cpp/tests/test_run.cpp

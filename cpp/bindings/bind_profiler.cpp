@@ -7,7 +7,6 @@
 #include <optional>
 
 #include "bind.h"
-#include "interrupt.h"
 #include "py_session.h"
 
 namespace py = pybind11;
@@ -15,51 +14,47 @@ namespace py = pybind11;
 namespace melt::python {
 namespace {
 
-/// A profiler with the place its trace goes to: a file, or memory.
+/// A profiler with the file that its trace goes to.
 class PyProfiler {
  public:
-  PyProfiler(PySession& session, const std::optional<py::bytes>& path, std::uint32_t levels,
-             const std::string& metadata_json, std::size_t log_bytes, bool watch_switches,
-             const std::vector<std::string>& sensors, double sensor_hz)
+  PyProfiler(PySession& session, const py::bytes& path, std::uint32_t levels, const std::string& metadata_json,
+             std::size_t log_bytes, bool watch_switches, const std::vector<std::string>& sensors, double sensor_hz)
       : session_(session),
-        sink_(path ? make_file_sink(std::string(*path)) : make_memory_sink(bytes_)),
+        sink_(make_file_sink(path)),
         profiler_(session.loaded(), *sink_, levels, metadata_json, {log_bytes, watch_switches}, {sensors, sensor_hz}) {}
 
   RunResult run(const RunOptions& options,
                 const std::optional<std::function<void(std::uint32_t, std::uint32_t)>>& on_repetition) {
     RunResult result;
-    session_.cancel.store(false);
-    {
-      const py::gil_scoped_release release;
-      const InterruptScope interrupt(session_.cancel);
-      result = on_repetition ? profiler_.run(options, *on_repetition) : profiler_.run(options);
-    }
-    if (PyErr_CheckSignals() != 0)
-      throw py::error_already_set();  // what was measured is in the trace by now
+    measure([&] { result = on_repetition ? profiler_.run(options, *on_repetition) : profiler_.run(options); });
     return result;
   }
 
   void sample_idle(double seconds) {
-    between_runs([&] { profiler_.sample_idle(seconds); });
+    measure([&] { profiler_.sample_idle(seconds); });
   }
 
   void mark() {
-    between_runs([&] { profiler_.mark(); });
+    measure([&] { profiler_.mark(); });
   }
 
-  /// The whole trace where it was kept in memory; empty where it went to a file.
-  py::bytes finish() {
-    profiler_.finish();
-    return py::bytes(reinterpret_cast<const char*>(bytes_.data()), bytes_.size());
+  void refuse() noexcept { profiler_.refuse(); }
+
+  bool finish() {
+    session_.refuse_within_run("finish()");
+    const py::gil_scoped_release release;
+    const bool kept = profiler_.finish();
+    sink_.reset();  // so that the next profile may write the same file
+    return kept;
   }
 
  private:
+  /// Without the GIL. What was measured before Ctrl-C is in the trace by the time that KeyboardInterrupt is raised.
   template <typename Action>
-  void between_runs(Action action) {
-    session_.cancel.store(false);
+  void measure(const Action& action) {
+    const RunScope scope(session_);
     {
       const py::gil_scoped_release release;
-      const InterruptScope interrupt(session_.cancel);
       action();
     }
     if (PyErr_CheckSignals() != 0)
@@ -67,8 +62,7 @@ class PyProfiler {
   }
 
   PySession& session_;
-  std::vector<std::uint8_t> bytes_;
-  std::unique_ptr<ByteSink> sink_;
+  std::unique_ptr<ByteSink> sink_;  // null once finished: the profiler writes no more
   Profiler profiler_;
 };
 
@@ -113,8 +107,8 @@ void bind_profiler(py::module_& m) {
       .def_readonly("cancelled", &RunResult::cancelled);
 
   py::class_<PyProfiler>(m, "Profiler", "Measures runs of one session into one trace.")
-      .def(py::init<PySession&, std::optional<py::bytes>, std::uint32_t, std::string, std::size_t, bool,
-                    std::vector<std::string>, double>(),
+      .def(py::init<PySession&, py::bytes, std::uint32_t, std::string, std::size_t, bool, std::vector<std::string>,
+                    double>(),
            py::keep_alive<1, 2>(), py::arg("session"), py::arg("path"), py::kw_only(), py::arg("levels"),
            py::arg("metadata_json"), py::arg("log_bytes"), py::arg("watch_switches"), py::arg("sensors"),
            py::arg("sensor_hz"))
@@ -123,7 +117,8 @@ void bind_profiler(py::module_& m) {
       .def("sample_idle", &PyProfiler::sample_idle, py::arg("seconds"),
            "Reads the sensors for so long while nothing runs, with the GIL released.")
       .def("mark", &PyProfiler::mark, "Makes pulses of load for a power meter, with the GIL released.")
-      .def("finish", &PyProfiler::finish, "Closes the trace and returns its bytes if it was kept in memory.");
+      .def("refuse", &PyProfiler::refuse, "Notes that something was refused before run() or its like was called.")
+      .def("finish", &PyProfiler::finish, "Closes the trace; False if nothing was measured, and so nothing written.");
 }
 
 }  // namespace melt::python

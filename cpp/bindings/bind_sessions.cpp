@@ -100,17 +100,25 @@ void bind_sessions(py::module_& m) {
       .def(py::init(&load), py::arg("runtime"), py::arg("path"), py::kw_only(), py::arg("n_ctx"), py::arg("n_batch"),
            py::arg("n_ubatch"), py::arg("n_threads"), py::arg("use_mmap"), py::arg("check_tensors"), py::arg("repack"),
            py::arg("kv_type"), py::arg("runtime_path"), py::arg("model_lib"), py::arg("text"), py::arg("on_progress"))
-      .def_property_readonly("info", [](PySession& self) { return self.loaded().session().info(); })
+      .def_property_readonly(
+          "info", [](PySession& self) { return self.model->use([](Session& session) { return session.info(); }); })
       .def(
           "encode",
           [](PySession& self, const std::string& text, bool add_special, bool parse_special) {
-            return self.loaded().session().text().encode(text, add_special, parse_special);
+            const py::gil_scoped_release release;
+            return self.model->use(
+                [&](Session& session) { return session.text().encode(text, add_special, parse_special); });
           },
           py::arg("text"), py::arg("add_special"), py::arg("parse_special"), "Token ids of a text.")
       .def(
           "decode",
           [](PySession& self, const std::vector<std::int32_t>& ids) {
-            return decoded(self.loaded().session().text(), ids);
+            std::string text;
+            {
+              const py::gil_scoped_release release;
+              text = self.model->use([&](Session& session) { return session.text().decode(ids); });
+            }
+            return py::bytes(text);
           },
           py::arg("ids"), "Text of token ids, as bytes.")
       .def(
@@ -119,7 +127,8 @@ void bind_sessions(py::module_& m) {
             std::vector<ChatMessage> chat;
             for (const auto& [role, content] : messages)
               chat.push_back({role, content});
-            return self.loaded().session().text().format_chat(chat);
+            const py::gil_scoped_release release;
+            return self.model->use([&](Session& session) { return session.text().format_chat(chat); });
           },
           py::arg("messages"), "(role, content) pairs in the model's own chat format.")
       .def(
@@ -128,11 +137,11 @@ void bind_sessions(py::module_& m) {
       .def(
           "close",
           [](PySession& self) {
+            self.refuse_within_run("close()");
             const py::gil_scoped_release release;
-            if (self.model)
-              self.model->unload();
+            self.model->unload();
           },
-          "Frees the model. Calling it twice is harmless.");
+          "Frees the model; waits for a run under way. Calling it twice is harmless.");
 }
 
 }  // namespace melt::python

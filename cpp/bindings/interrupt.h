@@ -6,8 +6,8 @@
 
 namespace melt::python {
 
-/// While one lives, SIGINT sets the flag, and then does what it did before. Only one thread of the process takes over
-/// the signal at a time; for the others this does nothing.
+/// While one lives, SIGINT sets the flag, and those of all others that live, and then does what it did before. Beyond
+/// 16 at a time this does nothing.
 class InterruptScope {
  public:
   explicit InterruptScope(std::atomic<bool>& flag);
@@ -16,7 +16,7 @@ class InterruptScope {
   InterruptScope& operator=(const InterruptScope&) = delete;
 
  private:
-  bool installed_ = false;
+  std::atomic<std::atomic<bool>*>* place_ = nullptr;
 };
 
 }  // namespace melt::python

@@ -64,6 +64,15 @@ ClockAnchor read_anchor(const Clock& clock, int tries) noexcept {
   return best;
 }
 
+namespace {
+
+/// Nanoseconds of a tick between two anchors.
+double slope(const ClockAnchor& from, const ClockAnchor& to) noexcept {
+  return static_cast<double>(to.steady_ns - from.steady_ns) / static_cast<double>(to.ticks - from.ticks);
+}
+
+}  // namespace
+
 ClockCalibration::ClockCalibration(const Clock& clock, std::int64_t interval_ns)
     : clock_(&clock), first_(read_anchor(clock)), epoch_ticks_(first_.ticks) {
   if (clock.id() == ClockId::kSimulated)
@@ -71,25 +80,28 @@ ClockCalibration::ClockCalibration(const Clock& clock, std::int64_t interval_ns)
   while (clock.steady_ns() - first_.steady_ns < interval_ns) {
   }
   refine();
-  drift_ppm_ = 0.0;
 }
 
 void ClockCalibration::refine() noexcept {
   const ClockAnchor now = read_anchor(*clock_);
   if (now.ticks <= first_.ticks || now.steady_ns <= first_.steady_ns)
     return;
-  const double ns_per_tick =
-      static_cast<double>(now.steady_ns - first_.steady_ns) / static_cast<double>(now.ticks - first_.ticks);
-  drift_ppm_ = (ns_per_tick / ns_per_tick_ - 1.0) * 1e6;
-  ns_per_tick_ = ns_per_tick;
+  ns_per_tick_ = slope(first_, now);
+  constexpr std::int64_t kSecond = 1'000'000'000;
+  if (middle_.steady_ns == 0) {
+    if (now.steady_ns - first_.steady_ns >= kSecond)
+      middle_ = now;
+  } else if (now.steady_ns - middle_.steady_ns >= kSecond) {
+    drift_ppm_ = (slope(middle_, now) / slope(first_, middle_) - 1.0) * 1e6;
+  }
 }
 
 std::int64_t ClockCalibration::to_ns(std::uint64_t ticks) const noexcept {
-  return span_ns(epoch_ticks_, ticks);
+  return std::llround(static_cast<double>(static_cast<std::int64_t>(ticks - epoch_ticks_)) * ns_per_tick_);
 }
 
 std::int64_t ClockCalibration::span_ns(std::uint64_t from, std::uint64_t to) const noexcept {
-  return std::llround(static_cast<double>(static_cast<std::int64_t>(to - from)) * ns_per_tick_);
+  return to_ns(to) - to_ns(from);
 }
 
 }  // namespace melt

@@ -41,6 +41,7 @@ void LoadedModel::unload() {
   const std::lock_guard<std::mutex> guard(in_use_);
   if (!session_)
     return;
+  const std::lock_guard<std::shared_mutex> unloading(unloading_);
   const std::uint64_t begin = clock_->ticks();
   session_.reset();
   unload_phase_.run = kNone;

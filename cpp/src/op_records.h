@@ -59,6 +59,7 @@ class OpRecordWriter {
   std::uint16_t append_record(OpRecord record, unsigned thread, const Span& span, Counts& counts);
   void append_switches(std::uint32_t run);
   const Topology& topology_for(const OpRecorder& recorder, const OpSource& source, const LoggedGraph& graph);
+  void check_coverage(std::size_t n_nodes, const std::vector<OpDefinition>& groups);
   void append_graph(const OpRecorder& recorder, const LoggedGraph& graph, const Topology& topology,
                     std::uint32_t token_row, Counts& counts);
   std::uint64_t append_ops(const OpRecorder& recorder, const LoggedGraph& graph, const Topology& topology,
@@ -73,6 +74,7 @@ class OpRecordWriter {
   std::uint32_t n_topologies_ = 0;
   std::uint32_t n_graphs_ = 0;
   std::uint32_t host_ops_[kHostOpKinds] = {kNone, kNone};
+  bool warned_ = false;
   /// By hash of the content: the same definitions share one topology number, whichever run they came from.
   std::unordered_multimap<std::size_t, Topology> known_;
   std::unordered_map<std::uint32_t, const Topology*> by_slot_;  ///< of the run being written

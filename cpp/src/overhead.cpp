@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <random>
 
+#include "repetition.h"
+
 namespace melt {
 namespace {
 
@@ -15,21 +17,30 @@ class OverheadMeasurement {
  public:
   OverheadMeasurement(LoadedModel& model, OpRecorder& recorder, const std::vector<std::int32_t>& prompt,
                       const RunOptions& run)
-      : model_(model), recorder_(recorder), prompt_(prompt), run_(run), random_(run.sampler.seed) {}
+      : model_(model),
+        recorder_(recorder),
+        prompt_(prompt),
+        run_(run),
+        random_(run.sampler.seed),
+        window_(std::min<std::size_t>(model.session().info().n_ctx - prompt.size(),
+                                      std::max<std::size_t>(run.max_tokens, 2))),
+        extent_(run_extent(model.options(), model.session().info(), prompt.size(), window_)) {}
 
   OverheadResult measure() {
-    const std::size_t window = std::min<std::size_t>(model_.session().info().n_ctx - prompt_.size(),
-                                                     std::max<std::size_t>(run_.max_tokens, 2));
     collect(Phase::kPrefill, [&] { return time_prefill(); });
-    if (window < 2) {
+    if (interrupted()) {
+      // what it would take to go on has not been evaluated
+    } else if (window_ < 2) {
       result_.note += "decode not measured: the prompt fills the context; ";
     } else {
-      std::size_t position = window;  // makes the first decode pair prefill
+      std::size_t position = window_;  // makes the first decode pair prefill
       collect(Phase::kDecode, [&] {
-        if (position + 1 > window) {
+        if (position + 1 > window_) {
           time_prefill();
           position = 0;
         }
+        if (stopped_)
+          return std::int64_t{0};  // there are no logits; the pair is thrown away
         ++position;
         const std::int32_t id = model_.session().sample();
         return timed([&] { return model_.session().evaluate(&id, 1); });
@@ -54,7 +65,7 @@ class OverheadMeasurement {
 
   std::int64_t time_prefill() {
     model_.session().reset(run_.sampler);
-    model_.session().ops()->clear();  // the runtime builds new graphs from here on
+    model_.session().ops()->clear(extent_.n_topologies());  // the runtime builds new graphs from here on
     const std::size_t n_batch = model_.session().info().n_batch;
     return timed([&] {
       EvalStatus status = EvalStatus::kOk;
@@ -68,7 +79,7 @@ class OverheadMeasurement {
   template <typename Work>
   std::int64_t recorded(const Work& work) {
     const std::size_t groups = std::max(recorder_.max_groups_seen(), model_.session().ops()->groups_hint());
-    recorder_.begin_run(prompt_.size() / model_.options().n_ubatch + 4, groups);
+    recorder_.begin_run(extent_.n_prefill_graphs + 1, groups);
     const RecordingScope recording(model_.session().ops(), recorder_);
     return work();
   }
@@ -103,6 +114,8 @@ class OverheadMeasurement {
   const std::vector<std::int32_t>& prompt_;
   const RunOptions& run_;
   std::mt19937 random_;
+  std::size_t window_;  // decode steps before the next prefill
+  RunExtent extent_;
   bool stopped_ = false;
   OverheadResult result_;
 };

@@ -6,28 +6,29 @@
 
 namespace melt {
 
-OpRecorder::OpRecorder(unsigned n_threads, RecorderLimits limits) : limits_(limits), rings_(n_threads) {}
+OpRecorder::OpRecorder(unsigned n_threads, RecorderLimits limits) : limits_(limits), thread_stamps_(n_threads) {}
 
 void OpRecorder::count_with(const std::vector<CounterReader>& readers, std::uint32_t n_words) {
   entry_words_ = n_words == 0 ? 0 : n_words + 1;
-  counter_rings_.assign(rings_.size(), melt_counter_ring{});
-  for (std::size_t i = 0; i < rings_.size(); ++i) {
-    rings_[i].counters = nullptr;
+  thread_counters_.assign(thread_stamps_.size(), melt_thread_counters{});
+  for (std::size_t i = 0; i < thread_stamps_.size(); ++i) {
+    thread_stamps_[i].counters = nullptr;
     if (n_words == 0 || i >= readers.size() || readers[i].read == nullptr)
       continue;
-    counter_rings_[i].entry_words = entry_words_;
-    counter_rings_[i].file = readers[i].file;
-    counter_rings_[i].read = readers[i].read;
-    rings_[i].counters = &counter_rings_[i];
+    thread_counters_[i].entry_words = entry_words_;
+    thread_counters_[i].file = readers[i].file;
+    thread_counters_[i].read = readers[i].read;
+    thread_stamps_[i].counters = &thread_counters_[i];
   }
 }
 
 void OpRecorder::begin_run(std::size_t n_graphs, std::size_t n_groups) {
   const std::size_t stamp_bytes = sizeof(melt_stamp) + entry_words_ * sizeof(std::uint64_t);
-  const std::size_t wanted = std::min(n_graphs * (n_groups + 1), limits_.log_bytes / stamp_bytes / rings_.size());
+  const std::size_t wanted =
+      std::min(n_graphs * (n_groups + 1), limits_.log_bytes / stamp_bytes / thread_stamps_.size());
   if (thread_slots_ < wanted) {
     thread_slots_ = wanted;
-    log_.resize(wanted * rings_.size());  // resize writes every page: no page fault later
+    log_.resize(wanted * thread_stamps_.size());  // resize writes every page: no page fault later
   }
   if (counter_log_.size() < log_.size() * entry_words_)
     counter_log_.resize(log_.size() * entry_words_);
@@ -39,21 +40,21 @@ void OpRecorder::begin_run(std::size_t n_graphs, std::size_t n_groups) {
   host_events_.clear();
   host_events_.reserve(n_graphs + 1);
   token_ = 0;
-  graphs_lost_ = 0;
+  lost_ = {};
 }
 
 void OpRecorder::graph_begin(std::uint32_t topology) noexcept {
   const std::size_t room = std::min<std::size_t>(thread_slots_ - slots_used_, UINT32_MAX);
-  for (unsigned i = 0; i < n_rings(); ++i) {
-    melt_stamp_ring& ring = rings_[i];
+  for (unsigned i = 0; i < n_threads(); ++i) {
+    melt_thread_stamps& stamps = thread_stamps_[i];
     const std::size_t head = slot(i, slots_used_);
-    ring.stamps = log_.data() + head + (room > 0 ? 1 : 0);
-    ring.capacity = static_cast<std::uint32_t>(room > 0 ? room - 1 : 0);
-    ring.count = ring.dropped = 0;
-    if (ring.counters != nullptr) {
-      ring.counters->entries = counter_log_.data() + head * entry_words_;
-      ring.counters->capacity = static_cast<std::uint32_t>(room);
-      ring.counters->count = 0;
+    stamps.stamps = log_.data() + head + (room > 0 ? 1 : 0);
+    stamps.capacity = static_cast<std::uint32_t>(room > 0 ? room - 1 : 0);
+    stamps.count = stamps.dropped = 0;
+    if (stamps.counters != nullptr) {
+      stamps.counters->entries = counter_log_.data() + head * entry_words_;
+      stamps.counters->capacity = static_cast<std::uint32_t>(room);
+      stamps.counters->count = 0;
     }
   }
   current_.topology = topology;
@@ -64,26 +65,28 @@ void OpRecorder::graph_end(unsigned n_threads, std::uint64_t begin_ticks, std::u
                            bool aborted) noexcept {
   if (watch_ != nullptr)
     watch_->drain();
-  if (graphs_.size() == graphs_.capacity()) {
-    ++graphs_lost_;
-    return;
-  }
-  const unsigned n = std::min(n_threads, n_rings());
+  const unsigned n = std::min(n_threads, this->n_threads());
   std::uint32_t most = 0;
   std::uint32_t stamped = 0;
   std::uint32_t dropped = 0;
   for (unsigned i = 0; i < n; ++i) {
-    most = std::max(most, rings_[i].count);
-    stamped += rings_[i].count;
-    dropped += rings_[i].dropped;
+    most = std::max(most, thread_stamps_[i].count);
+    stamped += thread_stamps_[i].count;
+    dropped += thread_stamps_[i].dropped;
   }
   current_.begin_ticks = begin_ticks;
   current_.end_ticks = end_ticks;
-  current_.thread_end_ticks = rings_[0].thread_end;
+  current_.thread_end_ticks = thread_stamps_[0].thread_end;
   current_.n_threads = n;
-  current_.n_groups = rings_[0].count + rings_[0].dropped;
+  current_.n_groups = thread_stamps_[0].count + thread_stamps_[0].dropped;
   current_.aborted = aborted;
   max_groups_seen_ = std::max<std::size_t>(max_groups_seen_, current_.n_groups);
+  if (graphs_.size() == graphs_.capacity()) {
+    ++lost_.n_graphs;
+    lost_.n_groups += current_.n_groups;
+    lost_.n_records += std::uint64_t{stamped} + dropped;
+    return;
+  }
   if (current_.topology == kNone || dropped > 0 || slots_used_ == thread_slots_) {
     current_.offset = kNoStamps;
     current_.n_dropped = stamped + dropped;
@@ -91,7 +94,7 @@ void OpRecorder::graph_end(unsigned n_threads, std::uint64_t begin_ticks, std::u
     current_.offset = slots_used_;
     current_.n_dropped = 0;
     for (unsigned i = 0; i < n; ++i) {
-      log_[slot(i, slots_used_)] = {rings_[i].thread_begin, rings_[i].count, 0};
+      log_[slot(i, slots_used_)] = {thread_stamps_[i].thread_begin, thread_stamps_[i].count, 0};
       clear_unread_counters(i);
     }
     slots_used_ += most + std::size_t{1};
@@ -103,8 +106,8 @@ void OpRecorder::graph_end(unsigned n_threads, std::uint64_t begin_ticks, std::u
 void OpRecorder::clear_unread_counters(unsigned thread) noexcept {
   if (entry_words_ == 0)
     return;
-  const melt_counter_ring* counters = rings_[thread].counters;
-  const std::size_t n_slots = rings_[thread].count + std::size_t{1};
+  const melt_thread_counters* counters = thread_stamps_[thread].counters;
+  const std::size_t n_slots = thread_stamps_[thread].count + std::size_t{1};
   const std::size_t n_read = counters == nullptr ? 0 : std::min<std::size_t>(counters->count, n_slots);
   std::uint64_t* const entries = counter_log_.data() + slot(thread, slots_used_) * entry_words_;
   std::fill(entries + n_read * entry_words_, entries + n_slots * entry_words_, std::uint64_t{0});

@@ -20,6 +20,12 @@ std::uint64_t Repetition::end() const noexcept {
   return steps.empty() ? std::max({begin, tokenized, prefill_end}) : steps.back().end_ticks;
 }
 
+RunExtent run_extent(const ModelOptions& options, const ModelInfo& info, std::size_t n_prompt, std::size_t n_steps) {
+  const auto graphs_of = [&](std::size_t n_tokens) { return (n_tokens + options.n_ubatch - 1) / options.n_ubatch; };
+  const std::size_t n_whole = n_prompt / info.n_batch, n_rest = n_prompt % info.n_batch;
+  return {n_whole * graphs_of(info.n_batch) + graphs_of(n_rest), n_steps};
+}
+
 std::vector<PromptRecord> prompt_rows(const Repetition& rep, std::uint32_t run) {
   std::vector<PromptRecord> rows;
   rows.reserve(rep.prompt.size());

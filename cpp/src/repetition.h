@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "melt/clock.h"
+#include "melt/recorder.h"
+#include "melt/runtime.h"
 #include "melt/trace_format.h"
 
 namespace melt {
@@ -30,6 +32,10 @@ struct Repetition {
 
   std::uint64_t end() const noexcept;
 };
+
+/// The graphs of a prompt, which is evaluated n_batch tokens at a time, n_ubatch in a graph, and of the steps behind
+/// it.
+RunExtent run_extent(const ModelOptions& options, const ModelInfo& info, std::size_t n_prompt, std::size_t n_steps);
 
 std::vector<PromptRecord> prompt_rows(const Repetition& rep, std::uint32_t run);
 std::vector<PhaseRecord> phase_rows(const Repetition& rep, std::uint32_t run, const ClockCalibration& calibration);

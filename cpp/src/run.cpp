@@ -69,8 +69,21 @@ class Profiler::Impl {
   RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition);
   void sample_idle(double seconds);
   void mark();
-  void finish();
+  bool finish();
   std::uint32_t tokens_written() const noexcept { return n_tokens_; }
+
+  void refuse() noexcept { refused_ = true; }
+  /// Does what was asked for, and notes if that is refused.
+  template <typename Work>
+  auto watched(const Work& work) {
+    try {
+      return work();
+    } catch (const Error& error) {
+      if (error.kind() == ErrorKind::kInvalidArgument)
+        refuse();
+      throw;
+    }
+  }
 
  private:
   bool wants_ops() const { return (levels_ & kLevelOps) != 0; }
@@ -93,8 +106,11 @@ class Profiler::Impl {
   void prepare_events();
   void write(const Repetition& rep);
   void measure_cost(const RunOptions& options, const std::vector<std::int32_t>& prompt);
-  std::unique_lock<std::mutex> between_runs();
-
+  std::unique_lock<std::mutex> take_model();
+  void keep() {
+    writer_.flush();
+    kept_ = true;
+  }
   LoadedModel& model_;
   std::uint32_t levels_;
   ClockCalibration& calibration_;
@@ -109,7 +125,9 @@ class Profiler::Impl {
   std::uint32_t n_runs_ = 0;
   std::uint32_t n_tokens_ = 0;
   bool overhead_done_ = false;
-  bool marked_ = false;  // for a meter, which reads while nothing runs too
+  bool marked_ = false;               // for a meter, which reads while nothing runs too
+  bool kept_ = false;                 // something was measured and written out
+  std::atomic<bool> refused_{false};  // something was asked for that cannot be
   bool finished_ = false;
 };
 
@@ -135,12 +153,7 @@ std::vector<std::int32_t> Profiler::Impl::checked_prompt(const RunOptions& optio
 
 RunResult Profiler::Impl::run(const RunOptions& options,
                               const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition) {
-  require(!finished_, "this trace is finished: start a new profile");
-  require(model_.loaded(), "the model has been closed: load it again");
-  const std::unique_lock<std::mutex> use(model_.in_use(), std::try_to_lock);
-  if (!use.owns_lock()) {
-    throw Error(ErrorKind::kBusy, "this model is already running in another thread: wait for it, or load it twice");
-  }
+  const std::unique_lock<std::mutex> use = take_model();
   RunResult result;
   result.prompt_ids = checked_prompt(options);
   writer_.write_metadata(run_metadata(options));
@@ -172,8 +185,9 @@ void Profiler::Impl::record_repetition(const RunOptions& options, std::size_t n_
   rep.steps.reserve(n_steps + 1);
   if (wants_ops()) {
     const std::size_t hint = std::max(recorder_.max_groups_seen(), source()->groups_hint());
-    recorder_.begin_run(n_prompt / model_.options().n_ubatch + n_steps + 8, hint);
-    source()->clear();
+    const RunExtent extent = run_extent(model_.options(), model_.session().info(), n_prompt, n_steps);
+    recorder_.begin_run(extent.n_graphs(), hint);
+    source()->clear(extent.n_topologies());
   }
   try {
     const RecordingScope recording(wants_ops() ? source() : nullptr, recorder_);
@@ -296,7 +310,7 @@ void Profiler::Impl::write(const Repetition& rep) {
     memory_->write_run();
   n_tokens_ += static_cast<std::uint32_t>(tokens.size());
   ++n_runs_;
-  writer_.flush();
+  keep();
 }
 
 void Profiler::Impl::measure_cost(const RunOptions& options, const std::vector<std::int32_t>& prompt) {
@@ -311,7 +325,7 @@ void Profiler::Impl::measure_cost(const RunOptions& options, const std::vector<s
 void Profiler::Impl::sample_idle(double seconds) {
   require(std::isfinite(seconds) && seconds >= 0 && seconds <= kMaxIdleS,
           "idling of " + short_text(seconds) + " s: give 0 to " + short_text(kMaxIdleS) + " (--idle-s)");
-  const std::unique_lock<std::mutex> use = between_runs();
+  const std::unique_lock<std::mutex> use = take_model();
   if (!marked_ && (!sampling_ || !sampling_->has_sensors()))
     return;
   const std::uint64_t begin = model_.clock().ticks();
@@ -324,31 +338,36 @@ void Profiler::Impl::sample_idle(double seconds) {
   writer_.write(ChunkKind::kPhases, phase_rows(Phase::kIdle, {{begin, end}}, calibration_));
   if (sampling_)
     sampling_->write();
-  writer_.flush();
+  keep();
 }
 
 void Profiler::Impl::mark() {
-  const std::unique_lock<std::mutex> use = between_runs();
+  const std::unique_lock<std::mutex> use = take_model();
   marked_ = true;
   const auto pulses = load_pulses(model_.clock(), model_.options().n_threads, model_.options().cancel);
   calibration_.refine();
   writer_.write(ChunkKind::kPhases, phase_rows(Phase::kMarker, pulses, calibration_));
-  writer_.flush();
+  keep();
 }
 
-/// Locks the model while nothing runs. Raises: Error(kInvalidArgument), Error(kBusy).
-std::unique_lock<std::mutex> Profiler::Impl::between_runs() {
-  require(!finished_, "this trace is finished: start a new profile");
+/// Locks the model, which nobody can close or run meanwhile. Raises: Error(kInvalidArgument), Error(kBusy).
+std::unique_lock<std::mutex> Profiler::Impl::take_model() {
   std::unique_lock<std::mutex> use(model_.in_use(), std::try_to_lock);
   if (!use.owns_lock())
-    throw Error(ErrorKind::kBusy, "this model is running in another thread: wait until nothing runs");
+    throw Error(ErrorKind::kBusy, "this model is already running in another thread: wait for it, or load it twice");
+  require(!finished_, "this trace is finished: start a new profile");
+  require(model_.loaded(), "the model has been closed: load it again");
   return use;
 }
 
-void Profiler::Impl::finish() {
+/// Waits for a run in another thread, which writes into the same trace.
+bool Profiler::Impl::finish() {
+  const std::lock_guard<std::mutex> use(model_.in_use());
+  if (refused_ && !kept_)
+    finished_ = true;  // nothing that would be worth an older trace
   if (finished_)
-    return;
-  finished_ = true;
+    return kept_;
+  finished_ = kept_ = true;
   calibration_.refine();
   if (!model_.loaded())
     writer_.write(ChunkKind::kPhases, std::vector<PhaseRecord>{model_.unload_phase()});
@@ -356,6 +375,7 @@ void Profiler::Impl::finish() {
     memory_->write_allocations();
   writer_.write_metadata(tail_metadata(calibration_));
   writer_.finish();
+  return true;
 }
 
 Profiler::Profiler(LoadedModel& model, ByteSink& sink, std::uint32_t levels, const std::string& metadata_json,
@@ -366,23 +386,27 @@ Profiler::~Profiler() = default;
 
 RunResult Profiler::run(const RunOptions& options,
                         const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition) {
-  return impl_->run(options, on_repetition);
+  return impl_->watched([&] { return impl_->run(options, on_repetition); });
 }
 
 void Profiler::sample_idle(double seconds) {
-  impl_->sample_idle(seconds);
+  impl_->watched([&] { impl_->sample_idle(seconds); });
 }
 
 void Profiler::mark() {
-  impl_->mark();
+  impl_->watched([&] { impl_->mark(); });
 }
 
 std::uint32_t Profiler::tokens_written() const noexcept {
   return impl_->tokens_written();
 }
 
-void Profiler::finish() {
-  impl_->finish();
+void Profiler::refuse() noexcept {
+  impl_->refuse();
+}
+
+bool Profiler::finish() {
+  return impl_->finish();
 }
 
 }  // namespace melt

@@ -31,7 +31,7 @@
 #include "melt/counters.h"
 #include "melt/error.h"
 #include "melt/run.h"
-#include "melt/stamp_ring.h"
+#include "melt/thread_stamps.h"
 #include "melt/trace_reader.h"
 
 namespace melt {
@@ -99,12 +99,11 @@ bool forbid_perf(int error) {
 struct Counted {
   ThreadEvents events;
   std::vector<std::uint64_t> entries;
-  melt_counter_ring ring{};
 
   struct Source final : OpSource {
     void start(OpRecorder&) noexcept override {}
     void stop() noexcept override {}
-    void clear() override {}
+    void clear(std::size_t) override {}
     std::vector<OpDefinition> describe(std::uint32_t, const std::vector<NodeRange>&) const override { return {}; }
     std::size_t groups_hint() const noexcept override { return 16; }
     bool on_each_thread(void (*work)(void* user, unsigned thread), void* user) override {
@@ -115,7 +114,7 @@ struct Counted {
 
   Counted() : events(1, options()), recorder(1, {}) {
     events.prepare(source, recorder);
-    REQUIRE(recorder.rings()[0].counters != nullptr);
+    REQUIRE(recorder.thread_stamps()[0].counters != nullptr);
     recorder.begin_run(1, 16);
     recorder.graph_begin(0);
     events.begin_run();
@@ -129,7 +128,7 @@ struct Counted {
   /// The counts of `work`, by name.
   template <typename Work>
   double of(const char* name, const Work& work) {
-    melt_counter_ring& counters = *recorder.rings()[0].counters;
+    melt_thread_counters& counters = *recorder.thread_stamps()[0].counters;
     counters.count = 0;
     melt_count(&counters);
     work();
@@ -203,8 +202,8 @@ TEST_CASE("counters that were shared are scaled; never on the processor means no
   const auto& counters = counted.events.counters();
   const std::uint32_t words = counted.recorder.entry_words() - 1;
   std::vector<std::uint64_t> before(words), after(words);
-  melt_counter_ring& ring = *counted.recorder.rings()[0].counters;
-  ring.read(ring.file, before.data(), words);
+  const melt_thread_counters& thread = *counted.recorder.thread_stamps()[0].counters;
+  thread.read(thread.file, before.data(), words);
   after = before;
   after[1] += 1'000;  // enabled
   after[2] += 250;    // of it on the processor

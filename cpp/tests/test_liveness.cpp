@@ -137,7 +137,7 @@ TEST_CASE("a graph that ggml laid out: views, an op in place, and no more than i
   REQUIRE(y->data == sum->data);
 
   TopologyStore store;
-  store.reserve(16);
+  store.reserve(1, 16);
   const Bytes live = live_activation_bytes(store.at(store.slot_of(graph)));
   const double column = 64 * 4, matrix = column * 4;
   // scale: x, z | mul_mat: x, z (the view is still to be read), wx | add, in place: z, wx | relu, in place: wx

@@ -47,7 +47,7 @@ std::vector<std::uint32_t> evaluate(CallStore& store, std::int64_t n, std::int64
 
 TEST_CASE("an evaluation like an earlier one has its slot and its nodes; allocations share one") {
   CallStore store;
-  store.reserve(100);
+  store.make_room(10, 5);
   CHECK(store.begin(kDecode) == 0);
   const auto nodes = evaluate(store, 1, 7);
   CHECK(nodes == std::vector<std::uint32_t>{1, 2, 1, 4, 5});
@@ -62,7 +62,7 @@ TEST_CASE("an evaluation like an earlier one has its slot and its nodes; allocat
 
 TEST_CASE("what attention's kernels are given grows, and is not compared") {
   CallStore store;
-  store.reserve(100);
+  store.make_room(10, 5);
   store.begin(kDecode);
   evaluate(store, 1, 7);
   store.begin(kDecode);
@@ -72,7 +72,7 @@ TEST_CASE("what attention's kernels are given grows, and is not compared") {
 
 TEST_CASE("where shapes or functions differ a slot of its own begins, with what was alike") {
   CallStore store;
-  store.reserve(100);
+  store.make_room(10, 5);
   store.begin(kDecode);
   evaluate(store, 1, 7);
   store.begin(kDecode);
@@ -95,7 +95,7 @@ TEST_CASE("where shapes or functions differ a slot of its own begins, with what 
 
 TEST_CASE("an evaluation that ended before its first call is nobody's pattern") {
   CallStore store;
-  store.reserve(100);
+  store.make_room(10, 5);
   store.begin(kDecode);
   CHECK(store.end() == 0);
   store.begin({2, 256, false});
@@ -108,10 +108,31 @@ TEST_CASE("an evaluation that ended before its first call is nobody's pattern") 
 
 TEST_CASE("without room there is no slot, and calls are the machine's") {
   CallStore store;
-  store.reserve(7);
+  store.make_room(1, 4);  // twice that is kept
   store.begin(kDecode);
   evaluate(store, 1, 7);
   store.begin(kDecode);
   CHECK(evaluate(store, 3, 7).back() == kMachineNode);
   CHECK(store.end() == UINT32_MAX);
+}
+
+TEST_CASE("what has been captured is kept while there is room beside it for what may come") {
+  CallStore store;
+  store.make_room(2, 5);
+  store.begin(kDecode);
+  evaluate(store, 1, 7);
+  store.make_room(2, 5);
+  CHECK(store.n_slots() == 1);
+  store.begin({2, 256, false});
+  evaluate(store, 2, 7);
+  store.begin({3, 256, false});
+  evaluate(store, 3, 7);
+  store.make_room(2, 5);
+  CHECK(store.n_slots() == 0);
+  store.make_room(60, 5);  // a long context: a slot for each 256 positions
+  for (std::uint32_t i = 1; i <= 60; ++i) {
+    store.begin({1, 256 * i, true});
+    evaluate(store, 1, 7);
+    CHECK(store.end() == i - 1);
+  }
 }

@@ -9,20 +9,12 @@
 namespace melt {
 namespace {
 
-void put(melt_stamp_ring& ring, std::uint64_t ticks, std::uint32_t node) {
-  if (ring.count == ring.capacity) {
-    ++ring.dropped;
-  } else {
-    ring.stamps[ring.count++] = {ticks, node, node};
-  }
-}
-
 void graph(OpRecorder& recorder, std::uint64_t begin, std::uint32_t groups, unsigned threads = 1) {
   recorder.graph_begin(0);
   for (unsigned thread = 0; thread < threads; ++thread) {
-    recorder.rings()[thread].thread_begin = begin;
+    recorder.thread_stamps()[thread].thread_begin = begin;
     for (std::uint32_t i = 0; i < groups; ++i)
-      put(recorder.rings()[thread], begin + i + 1, i);
+      melt_stamp_group(&recorder.thread_stamps()[thread], begin + i + 1, i, i);
   }
   recorder.graph_end(threads, begin, begin + groups + 1, false);
 }
@@ -54,8 +46,8 @@ TEST_CASE("threads of an aborted graph stamp different numbers of groups, and th
   recorder.begin_run(2, 8);
   recorder.graph_begin(0);
   for (std::uint32_t i = 0; i < 5; ++i)
-    put(recorder.rings()[1], 10 + i, i);
-  put(recorder.rings()[0], 10, 0);
+    melt_stamp_group(&recorder.thread_stamps()[1], 10 + i, i, i);
+  melt_stamp_group(&recorder.thread_stamps()[0], 10, 0, 0);
   recorder.graph_end(2, 0, 20, true);
   graph(recorder, 100, 2, 2);
   const LoggedGraph& aborted = recorder.graphs()[0];
@@ -81,7 +73,7 @@ TEST_CASE("a full log drops whole graphs and counts their ops, of all threads") 
   CHECK(recorder.graphs()[2].n_dropped == 0);  // a small one still has room
   CHECK(recorder.stamps(recorder.graphs()[0], 1)[10].ticks == 10);
   CHECK(recorder.stamps(recorder.graphs()[2], 1)[3].ticks == 203);
-  CHECK(recorder.graphs_lost() + recorder.graphs().size() == 4);
+  CHECK(recorder.lost().n_graphs + recorder.graphs().size() == 4);
 }
 
 TEST_CASE("a log without room for a single stamp drops everything") {
@@ -97,12 +89,12 @@ TEST_CASE("a log without room for a single stamp drops everything") {
 void counted_graph(OpRecorder& recorder, unsigned n_read) {
   recorder.graph_begin(0);
   for (unsigned thread = 0; thread < 3; ++thread) {
-    melt_stamp_ring& ring = recorder.rings()[thread];
+    melt_thread_stamps& stamps = recorder.thread_stamps()[thread];
     for (unsigned boundary = 0; boundary <= 3; ++boundary) {
       if (boundary > 0)
-        put(ring, boundary, boundary);
-      if (ring.counters != nullptr && (thread != 1 || boundary < n_read))
-        melt_count(ring.counters);
+        melt_stamp_group(&stamps, boundary, boundary, boundary);
+      if (stamps.counters != nullptr && (thread != 1 || boundary < n_read))
+        melt_count(stamps.counters);
     }
   }
   recorder.graph_end(3, 0, 4, false);
@@ -132,9 +124,13 @@ TEST_CASE("counter entries lie beside their thread's stamps; what was not read i
 TEST_CASE("more graphs than were reserved are counted, not recorded") {
   OpRecorder recorder(1, {});
   recorder.begin_run(1, 1);
-  for (int i = 0; i < 4; ++i)
-    graph(recorder, 0, 1);
-  CHECK(recorder.graphs().size() + recorder.graphs_lost() == 4);
+  const std::size_t n_kept = 1;
+  for (std::uint32_t i = 0; i < 4; ++i)
+    graph(recorder, 0, 1 + i);  // the last three find no place in the list, and the log is full before
+  REQUIRE(recorder.graphs().size() == n_kept);
+  CHECK(recorder.lost().n_graphs == 3);
+  CHECK(recorder.lost().n_groups == 2 + 3 + 4);
+  CHECK(recorder.lost().n_records == 2 + 3 + 4);
 }
 
 TEST_CASE("text fields are padded with zero bytes and cut between characters") {

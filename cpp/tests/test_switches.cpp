@@ -16,7 +16,7 @@
 #include "counters/switch_watch.h"
 #include "melt/counters.h"
 #include "melt/run.h"
-#include "melt/stamp_ring.h"
+#include "melt/thread_stamps.h"
 #include "melt/trace_reader.h"
 
 namespace melt {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The .melt format: exact bytes, round trips, and what is left of a trace that was cut or damaged.
 #include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -281,8 +283,9 @@ TEST_CASE("a changed byte never gives a changed record") {
 TEST_CASE("lost and inserted bytes cost only the chunk they are in") {
   const Bytes whole = small_trace();
   const std::size_t in_tokens = kFileHeader + kChunkHeader + 16 + kChunkHeader + 11;
-  Bytes shorter = whole;
-  shorter.erase(shorter.begin() + static_cast<std::ptrdiff_t>(in_tokens));
+  const auto cut = whole.begin() + static_cast<std::ptrdiff_t>(in_tokens);
+  Bytes shorter(whole.begin(), cut);
+  shorter.insert(shorter.end(), cut + 1, whole.end());
   Bytes longer = whole;
   longer.insert(longer.begin() + static_cast<std::ptrdiff_t>(in_tokens), 3, std::uint8_t{'C'});
   for (const Bytes& bytes : {shorter, longer}) {
@@ -375,7 +378,7 @@ TEST_CASE("a file holds the same bytes as memory") {
   std::ofstream(path) << "an older file that is longer than nothing";
   {
     const auto sink = make_file_sink(path);
-    CHECK(std::ifstream(path).peek() == std::ifstream::traits_type::eof());  // replaced at once
+    CHECK(std::ifstream(path).peek() == 'a');  // there is nothing yet to put in its place
     TraceWriter writer(*sink, tiny_header());
     writer.write_metadata(R"({"model": "x"})");
     writer.write(ChunkKind::kTokens, std::vector<TokenRecord>(100000, token(3)));
@@ -387,6 +390,51 @@ TEST_CASE("a file holds the same bytes as memory") {
   CHECK(records_of<TokenRecord>(trace, ChunkKind::kTokens).size() == 100001);
   CHECK_FALSE(trace.complete);
   std::remove(path.c_str());
+}
+
+TEST_CASE("an older trace stays until there is something in its place, and then for who has it open") {
+  const melt_test::ScratchDir scratch;
+  const std::string path = scratch.path() + "/x.melt", fresh = scratch.path() + "/fresh.melt";
+  std::ofstream(path) << "older";
+  const auto first_word = [&](std::istream& file) {
+    std::string word;
+    file.clear();
+    file.seekg(0);
+    file >> word;
+    return word.substr(0, 5);
+  };
+  {
+    const auto sink = make_file_sink(path), fresh_sink = make_file_sink(fresh);
+    TraceWriter writer(*sink, tiny_header());
+    CHECK(std::ifstream(fresh).good());
+  }
+  std::ifstream reader(path);
+  CHECK(first_word(reader) == "older");
+  CHECK_FALSE(std::ifstream(fresh).good());  // of a file that held nothing, nothing is left
+  const auto sink = make_file_sink(path);
+  TraceWriter(*sink, tiny_header()).flush();
+  CHECK(first_word(reader) == "older");
+  std::ifstream replaced(path);
+  CHECK(first_word(replaced) != "older");
+}
+
+TEST_CASE("two sinks do not share a file, and a pipe is none") {
+  const melt_test::ScratchDir scratch;
+  const std::string path = scratch.path() + "/x.melt", pipe = scratch.path() + "/pipe";
+  std::ofstream(path) << "older";
+  {
+    const auto sink = make_file_sink(path);
+    CHECK_THROWS_WITH_AS(make_file_sink(path), doctest::Contains("another run is writing it"), Error);
+    sink->write("newer", 5);
+    sink->flush();
+    CHECK_THROWS_WITH_AS(make_file_sink(path), doctest::Contains("another run is writing it"), Error);
+  }
+  CHECK_NOTHROW(make_file_sink(path));
+  REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
+  CHECK_THROWS_AS(make_file_sink(pipe), Error);  // nobody reads it
+  const int reader = ::open(pipe.c_str(), O_RDONLY | O_NONBLOCK);
+  CHECK_THROWS_WITH_AS(make_file_sink(pipe), doctest::Contains("it is a pipe"), Error);
+  ::close(reader);
 }
 
 #if defined(__linux__)

@@ -159,7 +159,7 @@ class Session:
         """
     def close(self) -> None:
         """
-        Frees the model. Calling it twice is harmless.
+        Frees the model; waits for a run under way. Calling it twice is harmless.
         """
     def decode(self, ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> bytes:
         """
@@ -205,15 +205,19 @@ class Profiler:
     """
     Measures runs of one session into one trace.
     """
-    def __init__(self, session: Session, path: bytes | None, *, levels: typing.SupportsInt | typing.SupportsIndex, metadata_json: str, log_bytes: typing.SupportsInt | typing.SupportsIndex, watch_switches: bool, sensors: collections.abc.Sequence[str], sensor_hz: typing.SupportsFloat | typing.SupportsIndex) -> None:
+    def __init__(self, session: Session, path: bytes, *, levels: typing.SupportsInt | typing.SupportsIndex, metadata_json: str, log_bytes: typing.SupportsInt | typing.SupportsIndex, watch_switches: bool, sensors: collections.abc.Sequence[str], sensor_hz: typing.SupportsFloat | typing.SupportsIndex) -> None:
         ...
-    def finish(self) -> bytes:
+    def finish(self) -> bool:
         """
-        Closes the trace and returns its bytes if it was kept in memory.
+        Closes the trace; False if nothing was measured, and so nothing written.
         """
     def mark(self) -> None:
         """
         Makes pulses of load for a power meter, with the GIL released.
+        """
+    def refuse(self) -> None:
+        """
+        Notes that something was refused before run() or its like was called.
         """
     def run(self, options: RunOptions, on_repetition: collections.abc.Callable[[int, int], None] | None) -> RunResult:
         """

@@ -2,10 +2,11 @@
 // Time. The hot path reads a raw counter; nanoseconds are made from it after the run (docs/measuring_honestly.md).
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 
-#include "melt/stamp_ring.h"
+#include "melt/thread_stamps.h"
 
 namespace melt {
 
@@ -39,12 +40,12 @@ bool counter_is_invariant() noexcept;
 class SimulatedClock final : public Clock {
  public:
   ClockId id() const noexcept override { return ClockId::kSimulated; }
-  std::uint64_t ticks() const noexcept override { return static_cast<std::uint64_t>(now_ns_); }
-  std::int64_t steady_ns() const noexcept override { return now_ns_; }
-  void advance_ns(std::int64_t ns) noexcept { now_ns_ += ns; }
+  std::uint64_t ticks() const noexcept override { return static_cast<std::uint64_t>(steady_ns()); }
+  std::int64_t steady_ns() const noexcept override { return now_ns_.load(std::memory_order_relaxed); }
+  void advance_ns(std::int64_t ns) noexcept { now_ns_.fetch_add(ns, std::memory_order_relaxed); }
 
  private:
-  std::int64_t now_ns_ = 0;
+  std::atomic<std::int64_t> now_ns_{0};
 };
 
 /// A counter value and the steady time at which it was read.
@@ -69,10 +70,11 @@ class ClockCalibration {
   void refine() noexcept;
 
   std::int64_t to_ns(std::uint64_t ticks) const noexcept;
-  /// Length of an interval in ns; differences of `to_ns` would round twice.
+  /// Length of an interval in ns: the difference of its ends, so that where one ends another begins to the nanosecond.
   std::int64_t span_ns(std::uint64_t from, std::uint64_t to) const noexcept;
   double counter_hz() const noexcept { return 1e9 / ns_per_tick_; }
-  /// By how much the frequency moved when last refined, in parts per million.
+  /// By how much the counter has been slower since than in its first second or more, in parts per million; 0 before
+  /// another second has gone by.
   double drift_ppm() const noexcept { return drift_ppm_; }
 
  private:
@@ -80,6 +82,7 @@ class ClockCalibration {
   ClockAnchor first_;
   std::uint64_t epoch_ticks_;
   double ns_per_tick_ = 1.0;
+  ClockAnchor middle_;  // the first one a second or more behind first_
   double drift_ppm_ = 0.0;
 };
 

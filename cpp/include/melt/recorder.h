@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The seam between runtimes and recording. An adapter stamps groups into the rings and commits whole graphs; nothing
-// here allocates, locks or formats between begin_run and end_run.
+// The seam between runtimes and recording. An adapter stamps groups into the threads' logs and commits whole graphs;
+// nothing here allocates, locks or formats between begin_run and end_run.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "melt/clock.h"
-#include "melt/stamp_ring.h"
+#include "melt/thread_stamps.h"
 #include "melt/trace_format.h"
 
 namespace melt {
@@ -26,7 +26,7 @@ struct HostEvent {
   std::uint64_t end_ticks;
 };
 
-/// How one thread reads its counters (melt_counter_ring); null: it does not.
+/// How one thread reads its counters (melt_thread_counters); null: it does not.
 struct CounterReader {
   void (*read)(int file, std::uint64_t* words, std::uint32_t n_words) = nullptr;
   int file = -1;
@@ -65,6 +65,26 @@ struct RecorderLimits {
   bool watch_switches = true;                    ///< note when a computing thread loses its processor
 };
 
+/// Runtimes round the positions that a graph attends to up to this, so that one topology serves as many tokens.
+constexpr std::uint32_t kPositionStep = 256;
+
+/// What a run may have to record, at most: how much is reserved before it.
+struct RunExtent {
+  std::size_t n_prefill_graphs = 1;
+  std::size_t n_decode_graphs = 0;
+
+  std::size_t n_graphs() const noexcept { return n_prefill_graphs + n_decode_graphs; }
+  /// Graphs that differ; some more than these two, for what a runtime builds anew at a phase's begin.
+  std::size_t n_topologies() const noexcept { return n_prefill_graphs + n_decode_graphs / kPositionStep + 8; }
+};
+
+/// Graphs that were executed, but found no room in the list of them.
+struct LostGraphs {
+  std::uint64_t n_graphs = 0;
+  std::uint64_t n_groups = 0;
+  std::uint64_t n_records = 0;  ///< over all threads
+};
+
 class OpRecorder {
  public:
   OpRecorder(unsigned n_threads, RecorderLimits limits);
@@ -80,10 +100,10 @@ class OpRecorder {
   void begin_run(std::size_t n_graphs, std::size_t n_groups);
 
   // Hot path, all noexcept and allocation-free.
-  melt_stamp_ring* rings() noexcept { return rings_.data(); }
-  unsigned n_rings() const noexcept { return static_cast<unsigned>(rings_.size()); }
+  melt_thread_stamps* thread_stamps() noexcept { return thread_stamps_.data(); }
+  unsigned n_threads() const noexcept { return static_cast<unsigned>(thread_stamps_.size()); }
   void set_token(std::uint32_t token) noexcept { token_ = token; }
-  /// Points the rings behind what the logs hold. Call before any thread stamps.
+  /// Points the threads' stamps behind what their logs hold. Call before any thread stamps.
   void graph_begin(std::uint32_t topology) noexcept;
   /// For a runtime that knows only in the end which topology it was: replaces what graph_begin() was given.
   void set_topology(std::uint32_t topology) noexcept { current_.topology = topology; }
@@ -115,26 +135,25 @@ class OpRecorder {
   const std::uint64_t* entries(const LoggedGraph& graph, unsigned thread) const noexcept {
     return counter_log_.data() + slot(thread, graph.offset) * entry_words_;
   }
-  /// Graphs that found no room even for their head.
-  std::uint64_t graphs_lost() const noexcept { return graphs_lost_; }
+  const LostGraphs& lost() const noexcept { return lost_; }
   /// Most groups seen in one graph so far; a better hint for the next begin_run.
   std::size_t max_groups_seen() const noexcept { return max_groups_seen_; }
 
  private:
   RecorderLimits limits_;
-  std::vector<melt_stamp_ring> rings_;
+  std::vector<melt_thread_stamps> thread_stamps_;
   std::vector<melt_stamp> log_;   ///< one thread's log after the other
   std::size_t thread_slots_ = 0;  ///< stamps in each of them
   std::size_t slots_used_ = 0;
   std::uint32_t entry_words_ = 0;
-  std::vector<melt_counter_ring> counter_rings_;
+  std::vector<melt_thread_counters> thread_counters_;
   std::vector<std::uint64_t> counter_log_;  ///< an entry for each stamp of log_
   ThreadWatch* watch_ = nullptr;
   std::vector<LoggedGraph> graphs_;
   std::vector<HostEvent> host_events_;
   LoggedGraph current_{};
   std::uint32_t token_ = 0;
-  std::uint64_t graphs_lost_ = 0;
+  LostGraphs lost_;
   std::size_t max_groups_seen_ = 0;
 
   std::size_t slot(unsigned thread, std::size_t offset) const noexcept { return thread * thread_slots_ + offset; }
@@ -152,10 +171,15 @@ class OpSource {
   virtual void start(OpRecorder& recorder) noexcept = 0;
   /// Call from the thread that called start().
   virtual void stop() noexcept = 0;
-  /// Forgets the topologies captured so far; call between runs.
-  virtual void clear() = 0;
+  /// Forgets the topologies captured so far and makes room for so many; call between runs.
+  virtual void clear(std::size_t n_topologies) = 0;
   /// Describes the groups of a topology slot captured since clear(); `topology` fields are left 0.
   virtual std::vector<OpDefinition> describe(std::uint32_t slot, const std::vector<NodeRange>& groups) const = 0;
+  /// Nodes that a graph of this topology executes by the runtime's own account, apart from the stamps; 0: not known.
+  virtual std::size_t n_nodes(std::uint32_t slot) const {
+    static_cast<void>(slot);
+    return 0;
+  }
   /// Upper bound of the groups in one graph, known before any ran.
   virtual std::size_t groups_hint() const noexcept = 0;
   /// Calls `work` once on each thread that computes, with its number, all at the same time; call between runs. False:

@@ -8,9 +8,11 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <string>
 #include <vector>
 
+#include "melt/error.h"
 #include "melt/recorder.h"
 #include "melt/runtime.h"
 #include "melt/sensor.h"
@@ -41,7 +43,17 @@ class LoadedModel {
   PhaseRecord load_phase() const noexcept { return load_phase_; }
   /// Frees the session; the model cannot run afterwards. Waits for a run under way. Calling it twice is harmless.
   void unload();
+  /// Call with in_use() held.
   bool loaded() const noexcept { return session_ != nullptr; }
+  /// Returns `work(session)`, for what may happen beside a run, such as text; nobody unloads the model meanwhile.
+  /// Raises: Error(kInvalidArgument) after unload().
+  template <typename Work>
+  auto use(const Work& work) {
+    const std::shared_lock<std::shared_mutex> stays(unloading_);
+    if (session_ == nullptr)
+      throw Error(ErrorKind::kInvalidArgument, "this model has been closed: load it again");
+    return work(*session_);
+  }
   /// When and how long; duration 0 while still loaded.
   PhaseRecord unload_phase() const noexcept { return unload_phase_; }
   /// Share of the model file that was in the page cache before the load; NaN if it is no file.
@@ -66,6 +78,7 @@ class LoadedModel {
   PhaseRecord load_phase_{};
   PhaseRecord unload_phase_{};
   std::mutex in_use_;
+  std::shared_mutex unloading_;  // taken behind in_use_
 };
 
 struct RunOptions {
@@ -120,8 +133,13 @@ class Profiler {
   /// Tokens in the trace so far, of all repetitions. Call from on_repetition or between runs.
   std::uint32_t tokens_written() const noexcept;
 
-  /// Closes the trace, with the unload phase if the model has been unloaded by now. Calling it twice is harmless.
-  void finish();
+  /// Notes that the caller refused something itself: see finish().
+  void refuse() noexcept;
+
+  /// Closes the trace, with the unload phase if the model has been unloaded by now. Waits for a run under way. Calling
+  /// it twice is harmless. False: what was asked for was refused before anything was measured, so nothing is written
+  /// and the file is what it was.
+  bool finish();
 
  private:
   class Impl;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads a .melt file (trace_format.h) from memory: for the agent's self-check and the core's tests. Analysis reads
-// the same format with NumPy (src/melt_core/trace/).
+// Reads a .melt file (trace_format.h) from memory, for programs without Python. Analysis reads the same format with
+// NumPy (src/melt_core/trace/), by the same rules.
 #pragma once
 
 #include <cstddef>
@@ -33,7 +33,8 @@ struct TraceContents {
 TraceContents read_trace(const std::uint8_t* bytes, std::size_t size);
 
 /// All records of one kind, in file order. Longer records of a newer minor version are cut to `Record`; shorter
-/// ones of an older version are filled with zero bytes.
+/// ones of an older version are filled with zero bytes; those of less than a quarter of its size are no records of this
+/// kind, and left out, so that memory stays within four times the input.
 template <typename Record>
 std::vector<Record> records_of(const TraceContents& trace, ChunkKind kind) {
   std::vector<Record> records;
@@ -41,6 +42,8 @@ std::vector<Record> records_of(const TraceContents& trace, ChunkKind kind) {
     if (chunk.header.kind != static_cast<std::uint32_t>(kind))
       continue;
     const std::size_t stride = chunk.header.record_bytes;
+    if (stride * 4 < sizeof(Record))
+      continue;
     for (std::uint32_t i = 0; i < chunk.header.record_count; ++i) {
       Record record{};
       std::memcpy(&record, chunk.payload + i * stride, stride < sizeof(Record) ? stride : sizeof(Record));

@@ -29,7 +29,8 @@ enum class Flush {
   kToDisk,    ///< and a loss of power; the flush waits for the disk
 };
 
-/// Creates or replaces the file at once, so that an unwritable path fails before anything is measured.
+/// Opens or creates the file at once, so that an unwritable path fails before anything is measured; what it held is
+/// replaced with the first bytes that are written out. Raises: Error(kIo); Error(kBusy) while another sink has it.
 std::unique_ptr<ByteSink> make_file_sink(const std::string& path, Flush flush = Flush::kToSystem);
 
 /// Keeps the trace in memory: `bytes` grows as chunks are written. `bytes` must outlive the sink.

@@ -10,7 +10,7 @@
 
 #include "counters/perf_group.h"
 #include "counters/perf_open.h"
-#include "melt/stamp_ring.h"
+#include "melt/thread_stamps.h"
 
 #if defined(__linux__)
 #include <sys/ioctl.h>

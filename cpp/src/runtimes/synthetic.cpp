@@ -76,7 +76,7 @@ class SyntheticOps final : public OpSource {
   SyntheticOps(const SyntheticModel& model, unsigned n_threads) : model_(model), n_threads_(n_threads) {}
   void start(OpRecorder& recorder) noexcept override { recorder_ = &recorder; }
   void stop() noexcept override { recorder_ = nullptr; }
-  void clear() override {}
+  void clear(std::size_t) override {}
   std::size_t groups_hint() const noexcept override { return model_.groups_per_graph(); }
   std::vector<OpDefinition> describe(std::uint32_t slot, const std::vector<NodeRange>& groups) const override;
   /// Only the caller stays the same thread: the others are made for each graph.
@@ -192,12 +192,9 @@ class SyntheticSession final : public Session, public OpTruthLog {
 
   bool cancelled() const { return options_.cancel != nullptr && options_.cancel->load(std::memory_order_relaxed); }
 
-  static void stamp(melt_stamp_ring& ring, std::uint64_t ticks, NodeRange nodes) noexcept {
-    if (ring.count == ring.capacity) {
-      ++ring.dropped;
-    } else {
-      ring.stamps[ring.count++] = {ticks, nodes.first, nodes.second};
-    }
+  void stamp(melt_thread_stamps& stamps, std::uint64_t ticks, std::uint32_t group) const noexcept {
+    const NodeRange nodes = model_.nodes(group);
+    melt_stamp_group(&stamps, ticks, nodes.first, nodes.second);
   }
 
   void run_simulated(std::size_t n_tokens) {
@@ -207,7 +204,7 @@ class SyntheticSession final : public Session, public OpTruthLog {
     if (recorder != nullptr) {
       recorder->graph_begin(0);
       for (unsigned i = 0; i < options_.n_threads; ++i)
-        recorder->rings()[i].thread_begin = clock.ticks();
+        recorder->thread_stamps()[i].thread_begin = clock.ticks();
     }
     for (std::uint32_t group = 0; group < model_.groups_per_graph() && !cancelled(); ++group) {
       std::int64_t longest = 0;
@@ -215,13 +212,13 @@ class SyntheticSession final : public Session, public OpTruthLog {
         const std::int64_t duration = model_.duration_ns(group, thread, n_tokens);
         longest = std::max(longest, duration);
         if (recorder != nullptr) {
-          stamp(recorder->rings()[thread], clock.ticks() + static_cast<std::uint64_t>(duration), model_.nodes(group));
+          stamp(recorder->thread_stamps()[thread], clock.ticks() + static_cast<std::uint64_t>(duration), group);
         }
       }
       clock.advance_ns(longest);
     }
     if (recorder != nullptr) {
-      recorder->rings()[0].thread_end = clock.ticks();
+      recorder->thread_stamps()[0].thread_end = clock.ticks();
       recorder->graph_end(options_.n_threads, begin_ticks, clock.ticks(), cancelled());
     }
   }
@@ -233,26 +230,26 @@ class SyntheticSession final : public Session, public OpTruthLog {
     std::uint64_t begin_ticks = 0;
     // A group begins when the last thread has ended the one before: what the barrier costs does not add to an op.
     const auto work = [&](std::uint32_t thread) {
-      melt_stamp_ring* ring = recorder != nullptr ? &recorder->rings()[thread] : nullptr;
+      melt_thread_stamps* stamps = recorder != nullptr ? &recorder->thread_stamps()[thread] : nullptr;
       std::int64_t start = barrier.meet(clock_.steady_ns()) + kStartNs;
       std::int64_t begun = 0;
       while ((begun = clock_.steady_ns()) < start) {
       }
       if (thread == 0)
         begin_ticks = clock_.ticks();
-      melt_counter_ring* counters = ring != nullptr ? ring->counters : nullptr;
+      melt_thread_counters* counters = stamps != nullptr ? stamps->counters : nullptr;
       if (counters != nullptr)
         melt_count(counters);
-      if (ring != nullptr)
-        ring->thread_begin = clock_.ticks();
+      if (stamps != nullptr)
+        stamps->thread_begin = clock_.ticks();
       std::int64_t start_slack = clock_.steady_ns() - begun;
       for (std::uint32_t group = 0; group < model_.groups_per_graph() && !stop.load(); ++group) {
         const std::int64_t end = start + model_.duration_ns(group, thread, n_tokens);
         std::int64_t now = 0;
         while ((now = clock_.steady_ns()) < end) {
         }
-        if (ring != nullptr)
-          stamp(*ring, clock_.ticks(), model_.nodes(group));
+        if (stamps != nullptr)
+          stamp(*stamps, clock_.ticks(), group);
         if (truth_[thread].size() < model_.log_ops)
           truth_[thread].push_back({now - begun, clock_.steady_ns() - now, start_slack});
         start_slack = 0;
@@ -262,8 +259,8 @@ class SyntheticSession final : public Session, public OpTruthLog {
         if (counters != nullptr)
           melt_count(counters);
       }
-      if (ring != nullptr)
-        ring->thread_end = clock_.ticks();
+      if (stamps != nullptr)
+        stamps->thread_end = clock_.ticks();
     };
     std::vector<std::thread> workers;
     for (std::uint32_t i = 1; i < options_.n_threads; ++i)

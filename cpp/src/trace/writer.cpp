@@ -3,11 +3,15 @@
 // a run is measured; a chunk costs one pass over its payload for the checksum and one write(2), a flush to the disk
 // what the disk takes.
 #include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -56,20 +60,39 @@ std::string system_reason(int error_number) {
   return std::system_category().message(error_number);
 }
 
+/// Does not wait for the reader of a pipe, as open(2) does else.
+int open_to_write(const std::string& path, int flags) noexcept {
+  int fd = -1;
+  do {
+    fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NONBLOCK | flags, 0666);
+  } while (fd < 0 && errno == EINTR);
+  return fd;
+}
+
+bool is_regular(int fd) noexcept {
+  struct stat status{};
+  return ::fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+}
+
+/// Opens the file at once, and replaces what it held with the first bytes that are written out: a run that is refused
+/// before it measured anything leaves an older trace as it was.
 class FileSink final : public ByteSink {
  public:
   FileSink(const std::string& path, Flush flush) : path_(path), to_disk_(flush == Flush::kToDisk) {
     buffer_.reserve(kBufferBytes);
-    do {
-      fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    } while (fd_ < 0 && errno == EINTR);
-    if (fd_ >= 0 && (!to_disk_ || bring_name_to_disk(path)))
-      return;
-    const std::string reason = system_reason(errno);
-    if (fd_ >= 0)
-      ::close(fd_);
-    throw Error(ErrorKind::kIo, "cannot create the trace file '" + path + "': " + reason +
-                                    "; choose a directory that exists and that you may write to");
+    fd_ = open_to_write(path, O_EXCL);
+    is_new_ = fd_ >= 0;
+    if (fd_ < 0 && errno == EEXIST)
+      fd_ = open_to_write(path, 0);
+    if (fd_ < 0)
+      refuse(ErrorKind::kIo, system_reason(errno) + "; choose a directory that exists and that you may write to");
+    struct stat status{};
+    if (::fstat(fd_, &status) == 0 && (S_ISFIFO(status.st_mode) || S_ISSOCK(status.st_mode)))
+      refuse(ErrorKind::kIo, "it is a pipe or a socket; name a file");
+    if (!lock())
+      refuse(ErrorKind::kBusy, "another run is writing it; wait for that, or name another file");
+    if (to_disk_ && !bring_name_to_disk(path))
+      refuse(ErrorKind::kIo, system_reason(errno));
   }
 
   FileSink(const FileSink&) = delete;
@@ -77,10 +100,12 @@ class FileSink final : public ByteSink {
 
   ~FileSink() override {
     try {
-      if (!failed_)
+      if (begun_ && !failed_)
         drain();
     } catch (...) {  // a destructor has nobody to tell; whoever needs to know calls flush() first
     }
+    if (!begun_ && is_new_)
+      ::unlink(path_.c_str());
     ::close(fd_);
   }
 
@@ -99,14 +124,48 @@ class FileSink final : public ByteSink {
 
   void flush() override {
     drain();
-    if (!to_disk_ || bring_to_disk(fd_))
-      return;
-    failed_ = true;
-    failed_errno_ = errno;
-    raise(failed_errno_);
+    if (to_disk_ && !bring_to_disk(fd_))
+      fail(errno);
   }
 
  private:
+  [[noreturn]] void refuse(ErrorKind kind, const std::string& reason) {
+    if (is_new_)
+      ::unlink(path_.c_str());
+    if (fd_ >= 0)
+      ::close(fd_);
+    throw Error(kind, "cannot create the trace file '" + path_ + "': " + reason);
+  }
+
+  /// False: another sink has this file. Where files cannot be locked nobody is kept out.
+  bool lock() const noexcept { return ::flock(fd_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK; }
+
+  /// An older trace goes only now. Who has it mapped keeps it: its file is replaced, not emptied, where that can be.
+  void begin() {
+    begun_ = true;
+    if (is_new_ || !is_regular(fd_))
+      return;
+    char* const found = ::realpath(path_.c_str(), nullptr);
+    const std::string real = found != nullptr ? found : path_;
+    std::free(found);
+    const std::string fresh = real + ".new";
+    const int fd = open_to_write(fresh, O_EXCL);
+    if (fd >= 0 && ::rename(fresh.c_str(), real.c_str()) == 0) {
+      ::close(fd_);
+      fd_ = fd;
+      lock();
+      if (to_disk_ && !bring_name_to_disk(real))
+        fail(errno);
+      return;
+    }
+    if (fd >= 0) {
+      ::close(fd);
+      ::unlink(fresh.c_str());
+    }
+    if (::ftruncate(fd_, 0) != 0)
+      fail(errno);
+  }
+
   void drain() {
     write_all(buffer_.data(), buffer_.size());
     buffer_.clear();
@@ -117,19 +176,24 @@ class FileSink final : public ByteSink {
     // of it.
     if (failed_)
       raise(failed_errno_);
+    if (!begun_)
+      begin();
     while (size > 0) {
       const ::ssize_t written = ::write(fd_, bytes, std::min(size, std::size_t{1} << 30));
       if (written < 0 && errno == EINTR)
         continue;
-      if (written <= 0) {
-        failed_ = true;
-        failed_errno_ = written < 0 ? errno : ENOSPC;
-        raise(failed_errno_);
-      }
+      if (written <= 0)
+        fail(written < 0 ? errno : ENOSPC);
       bytes += written;
       size -= static_cast<std::size_t>(written);
       written_ += static_cast<std::uint64_t>(written);
     }
+  }
+
+  [[noreturn]] void fail(int error_number) {
+    failed_ = true;
+    failed_errno_ = error_number;
+    raise(error_number);
   }
 
   [[noreturn]] void raise(int error_number) const {
@@ -145,6 +209,8 @@ class FileSink final : public ByteSink {
   int fd_ = -1;
   int failed_errno_ = 0;
   bool failed_ = false;
+  bool begun_ = false;  // something has been written out
+  bool is_new_ = false;
   bool to_disk_;
 };
 

@@ -8,7 +8,7 @@
 #ifndef MELT_GGML_HOOK_H
 #define MELT_GGML_HOOK_H
 
-#include "melt/stamp_ring.h"
+#include "melt/thread_stamps.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -17,8 +17,8 @@ extern "C" {
 struct ggml_cgraph;
 
 struct ggml_melt_hook {
-  struct melt_stamp_ring* rings; /* one for each thread index */
-  int n_rings;
+  struct melt_thread_stamps* threads; /* one for each thread index */
+  int n_threads;
   void* user;
   uint64_t begin_ticks; /* when the calling thread, having woken the others, went into the node loop */
   uint64_t end_ticks;   /* when it was out of it again */

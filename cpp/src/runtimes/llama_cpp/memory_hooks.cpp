@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "ggml-backend-impl.h"
-#include "melt/stamp_ring.h"
+#include "melt/thread_stamps.h"
 
 namespace melt::llama_cpp {
 namespace {
@@ -165,9 +165,12 @@ void track(ggml_backend_buffer_t buffer, bool mapped) {
 ggml_backend_buffer_t on_alloc(ggml_backend_buffer_type_t type, std::size_t size) {
   if (!originals().admit(size))
     return nullptr;
-  ++thread.depth;
+  const struct Depth {  // ggml may give up in between, which is thrown while a model is set up
+    Depth() { ++thread.depth; }
+    ~Depth() { --thread.depth; }
+  } depth;
   ggml_backend_buffer_t buffer = originals().alloc.at(type)(type, size);
-  if (--thread.depth == 0)
+  if (thread.depth == 1)
     track(buffer, false);
   return buffer;
 }

@@ -15,8 +15,6 @@
 namespace melt::llama_cpp {
 namespace {
 
-constexpr std::size_t kTopologiesAtOnce = 12;  // of one run: a decode graph for each 256 tokens of context, prefills
-
 std::string op_type_of(const CapturedNode& node) {
   if (node.tensor.op == GGML_OP_UNARY)
     return ggml_unary_op_name(static_cast<ggml_unary_op>(node.op_params[0]));
@@ -41,7 +39,6 @@ OpHooks::OpHooks(std::size_t nodes_hint, ggml_threadpool* pool, unsigned n_threa
   hook_.user = this;
   hook_.graph_begin = on_graph_begin;
   hook_.graph_end = on_graph_end;
-  clear();
 }
 
 OpHooks::~OpHooks() {
@@ -50,8 +47,8 @@ OpHooks::~OpHooks() {
 
 void OpHooks::start(OpRecorder& recorder) noexcept {
   recorder_ = &recorder;
-  hook_.rings = recorder.rings();
-  hook_.n_rings = static_cast<int>(recorder.n_rings());
+  hook_.threads = recorder.thread_stamps();
+  hook_.n_threads = static_cast<int>(recorder.n_threads());
   ggml_melt_active = &hook_;
 }
 
@@ -60,9 +57,9 @@ void OpHooks::stop() noexcept {
     ggml_melt_active = nullptr;
 }
 
-void OpHooks::clear() {
+void OpHooks::clear(std::size_t n_topologies) {
   topologies_.clear();
-  topologies_.reserve(kTopologiesAtOnce * groups_hint());
+  topologies_.reserve(n_topologies, groups_hint());
 }
 
 std::size_t OpHooks::groups_hint() const noexcept {

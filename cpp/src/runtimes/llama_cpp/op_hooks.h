@@ -21,8 +21,9 @@ class OpHooks final : public OpSource {
 
   void start(OpRecorder& recorder) noexcept override;
   void stop() noexcept override;
-  void clear() override;
+  void clear(std::size_t n_topologies) override;
   std::vector<OpDefinition> describe(std::uint32_t slot, const std::vector<NodeRange>& groups) const override;
+  std::size_t n_nodes(std::uint32_t slot) const override { return topologies_.at(slot).n_nodes; }
   std::size_t groups_hint() const noexcept override;
   bool on_each_thread(void (*work)(void* user, unsigned thread), void* user) override;
 

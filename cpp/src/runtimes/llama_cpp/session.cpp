@@ -154,8 +154,14 @@ EvalStatus LlamaSession::evaluate(const std::int32_t* ids, std::size_t n) {
     batch_.seq_id[i][0] = 0;
     batch_.logits[i] = i + 1 == n ? 1 : 0;
   }
-  const std::int32_t status = llama_decode(context_.get(), batch_);
-  llama_synchronize(context_.get());
+  std::int32_t status = 0;
+  try {
+    status = llama_decode(context_.get(), batch_);
+    llama_synchronize(context_.get());
+  } catch (const std::exception& error) {
+    throw reworded(ErrorKind::kRuntime, "llama.cpp failed while it evaluated " + std::to_string(n) + " tokens",
+                   error.what());
+  }
   switch (status) {
     case 0:
       break;

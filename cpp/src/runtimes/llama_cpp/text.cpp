@@ -35,6 +35,9 @@ std::unique_ptr<TextCodec> load_vocabulary(const std::string& path) {
 std::vector<std::int32_t> Text::encode(std::string_view text, bool add_special, bool parse_special) const {
   if (text.size() > INT_MAX / 2)
     throw Error(ErrorKind::kInvalidArgument, "the text is longer than 1 GiB");
+  if (!has_vocabulary())
+    throw Error(ErrorKind::kModel, "this model has no vocabulary: give the prompt as token ids");
+  const SetupGuard guard;
   std::vector<std::int32_t> ids(text.size() + 16);
   const auto encode_into = [&] {
     return llama_tokenize(vocab_, text.data(), static_cast<std::int32_t>(text.size()), ids.data(),
@@ -54,6 +57,9 @@ std::vector<std::int32_t> Text::encode(std::string_view text, bool add_special, 
 std::string Text::decode(const std::vector<std::int32_t>& ids) const {
   const std::int32_t n_vocab = llama_vocab_n_tokens(vocab_);
   std::string text;
+  if (!has_vocabulary())
+    return text;
+  const SetupGuard guard;
   for (const std::int32_t id : ids) {
     if (id < 0 || id >= n_vocab) {
       throw Error(ErrorKind::kInvalidArgument, "token id " + std::to_string(id) + " is outside the vocabulary");
@@ -73,6 +79,7 @@ std::string Text::decode(const std::vector<std::int32_t>& ids) const {
 }
 
 std::string Text::format_chat(const std::vector<ChatMessage>& messages) const {
+  const SetupGuard guard;
   const char* chat_template = llama_model_chat_template(model_, nullptr);
   if (chat_template == nullptr) {
     throw Error(ErrorKind::kModel, "this model has no chat template: give the prompt as plain text");

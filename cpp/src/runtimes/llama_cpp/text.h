@@ -19,6 +19,8 @@ class Text : public TextCodec {
   bool is_end_of_text(std::int32_t id) const override { return llama_vocab_is_eog(vocab_, id); }
 
  private:
+  bool has_vocabulary() const { return llama_vocab_type(vocab_) != LLAMA_VOCAB_TYPE_NONE; }
+
   const llama_model* model_;
   const llama_vocab* vocab_;
 };

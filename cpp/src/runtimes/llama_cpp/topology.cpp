@@ -53,15 +53,15 @@ void keep_viewed(const ggml_tensor* view, CapturedNode* nodes, std::uint32_t n_n
 
 }  // namespace
 
-void TopologyStore::reserve(std::size_t n_nodes) {
-  if (nodes_.size() < n_nodes) {
-    nodes_.resize(n_nodes);
-    sources_.resize(n_nodes * kSourcesPerNode);
-  }
+void TopologyStore::reserve(std::size_t n_topologies, std::size_t n_nodes) {
+  slots_.resize(std::max(slots_.size(), n_topologies));
+  nodes_.resize(std::max(nodes_.size(), std::min(n_topologies * n_nodes, kMaxNodes)));
+  sources_.resize(nodes_.size() * kSourcesPerNode);
 }
 
 void TopologyStore::clear() noexcept {
   n_slots_ = n_nodes_ = n_sources_ = 0;
+  is_full_ = false;
 }
 
 std::uint32_t TopologyStore::slot_of(const ggml_cgraph* graph) noexcept {
@@ -73,7 +73,9 @@ std::uint32_t TopologyStore::slot_of(const ggml_cgraph* graph) noexcept {
       return i;
     }
   }
-  return capture(graph) ? n_slots_ - 1 : UINT32_MAX;
+  // What had no room is not tried again: half a copy for each token would cost as much as a whole one.
+  is_full_ = is_full_ || !capture(graph);
+  return is_full_ ? UINT32_MAX : n_slots_ - 1;
 }
 
 Topology TopologyStore::at(std::uint32_t slot) const noexcept {
@@ -81,7 +83,7 @@ Topology TopologyStore::at(std::uint32_t slot) const noexcept {
 }
 
 bool TopologyStore::capture(const ggml_cgraph* graph) noexcept {
-  if (n_slots_ == kMaxSlots)
+  if (n_slots_ == slots_.size())
     return false;
   std::uint32_t node = n_nodes_;
   std::uint32_t source = n_sources_;

@@ -48,12 +48,12 @@ struct Topology {
 /// Reserved storage for the topologies of one run.
 class TopologyStore {
  public:
-  /// Room for about `n_nodes` executed nodes in all; touches every page. Call between runs.
-  void reserve(std::size_t n_nodes);
+  /// Room for `n_topologies` of about `n_nodes` executed nodes each; touches every page. Call between runs.
+  void reserve(std::size_t n_topologies, std::size_t n_nodes);
   void clear() noexcept;
 
-  /// The slot of this graph, captured now if it is new; UINT32_MAX if the store is full. Graphs are the same while
-  /// (nodes pointer, uid, n_nodes) are: ggml renews uid whenever it splits or allocates.
+  /// The slot of this graph, captured now if it is new; UINT32_MAX if it had no room, and for each new one after that.
+  /// Graphs are the same while (nodes pointer, uid, n_nodes) are: ggml renews uid whenever it splits or allocates.
   std::uint32_t slot_of(const ggml_cgraph* graph) noexcept;
 
   std::uint32_t size() const noexcept { return n_slots_; }
@@ -69,12 +69,13 @@ class TopologyStore {
     std::uint32_t first_node;
     std::uint32_t n_nodes;
   };
-  static constexpr std::uint32_t kMaxSlots = 1024;
+  static constexpr std::size_t kMaxNodes = std::size_t{1} << 18;  ///< 160 MB
 
   bool capture(const ggml_cgraph* graph) noexcept;
 
-  std::vector<Slot> slots_ = std::vector<Slot>(kMaxSlots);
+  std::vector<Slot> slots_;
   std::uint32_t n_slots_ = 0;
+  bool is_full_ = false;
   std::vector<CapturedNode> nodes_;
   std::uint32_t n_nodes_ = 0;
   std::vector<CapturedTensor> sources_;

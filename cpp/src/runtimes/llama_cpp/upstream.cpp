@@ -88,7 +88,10 @@ SetupGuard::~SetupGuard() {
 Error SetupGuard::failure(ErrorKind kind, const std::string& what) const {
   if (!setup.refused.empty())
     return Error(ErrorKind::kOutOfMemory, what + ": " + setup.refused);
-  std::string reason = setup.errors.empty() ? setup.warnings : setup.errors;
+  return reworded(kind, what, setup.errors.empty() ? setup.warnings : setup.errors);
+}
+
+Error reworded(ErrorKind kind, const std::string& what, std::string reason) {
   // As upstream words it: of C++, llama.cpp (buffers of weights), and ggml with llama.cpp (contexts).
   for (const char* words : {"bad_alloc", "unable to allocate", "failed to allocate"}) {
     if (reason.find(words) != std::string::npos)

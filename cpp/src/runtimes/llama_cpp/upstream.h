@@ -37,4 +37,7 @@ class SetupGuard {
   Error failure(ErrorKind kind, const std::string& what) const;
 };
 
+/// An error that says `what` and llama.cpp's own `reason`; of kind kOutOfMemory if that is the reason.
+Error reworded(ErrorKind kind, const std::string& what, std::string reason);
+
 }  // namespace melt::llama_cpp

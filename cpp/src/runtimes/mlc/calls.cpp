@@ -39,29 +39,27 @@ double CapturedTensor::elements() const noexcept {
   return n;
 }
 
-void CallStore::reserve(std::size_t n_calls) {
-  if (n_calls <= n_reserved_)
+void CallStore::make_room(std::size_t n_slots, std::size_t n_calls) {
+  const std::size_t wanted = n_slots * n_calls;
+  const bool has_room = n_slots_ + n_slots <= slots_.size() && calls_.size() + wanted <= n_reserved_ &&
+                        tensors_.size() + wanted * kTensorsPerCall <= n_reserved_ * kTensorsPerCall;
+  if (has_room)
     return;
-  n_reserved_ = n_calls;
-  // Written once, so that no page fault comes in a run.
-  const std::size_t n_kept = calls_.size(), n_tensors_kept = tensors_.size();
-  calls_.resize(n_calls);
-  calls_.resize(n_kept);
-  expected_.resize(n_calls);
-  expected_.resize(n_kept);
-  tensors_.resize(n_calls * kTensorsPerCall);
-  tensors_.resize(n_tensors_kept);
-}
-
-void CallStore::clear() noexcept {
   n_slots_ = 0;
+  // Twice as much, so that what this run captures is kept for the next; written once, so that no page fault comes in
+  // it.
+  slots_.resize(std::max(slots_.size(), 2 * n_slots));
+  n_reserved_ = std::max(n_reserved_, 2 * wanted);
+  calls_.resize(n_reserved_);
+  expected_.resize(n_reserved_);
+  tensors_.resize(n_reserved_ * kTensorsPerCall);
   calls_.clear();
   expected_.clear();
   tensors_.clear();
 }
 
 bool CallStore::open_slot(const EvaluationKey& key) noexcept {
-  if (n_slots_ == kMaxSlots)
+  if (n_slots_ == slots_.size())
     return false;
   slots_[n_slots_] = {key, static_cast<std::uint32_t>(calls_.size()), 0};
   slot_ = n_slots_++;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ffi.h"
+#include "melt/recorder.h"
 
 namespace melt::mlc {
 
@@ -48,24 +49,20 @@ struct CapturedCall {
 /// What tells evaluations apart before they run.
 struct EvaluationKey {
   std::uint32_t n_tokens = 0;
-  std::uint32_t n_positions = 0;  ///< of the KV cache after it, rounded up to kPositionStep
+  std::uint32_t n_positions = 0;  ///< of the KV cache after it, rounded up to kPositionStep as llama.cpp's graphs are
   bool is_decode = false;
   bool operator==(const EvaluationKey& other) const noexcept {
     return n_tokens == other.n_tokens && n_positions == other.n_positions && is_decode == other.is_decode;
   }
 };
-/// As llama.cpp pads its graphs, so that one topology serves as many tokens here as there.
-constexpr std::uint32_t kPositionStep = 256;
-
 constexpr std::uint32_t kMachineNode = 0;  ///< the node of what the machine does between two calls
 
-/// Reserved storage for the sequences of several evaluations. Nothing allocates between reserve() and the next.
+/// Reserved storage for the sequences of several evaluations. Nothing allocates between make_room() and the next.
 class CallStore {
  public:
-  void reserve(std::size_t n_calls);
-  void clear() noexcept;
-  /// Whether more than half of the room is taken.
-  bool is_filling() const noexcept { return calls_.size() * 2 > n_reserved_ || n_slots_ * 2 > kMaxSlots; }
+  /// Room for `n_slots` more evaluations of `n_calls` calls each. What has been captured is kept while there is that
+  /// room beside it, for it is compared with each evaluation.
+  void make_room(std::size_t n_slots, std::size_t n_calls);
 
   /// Begins an evaluation that is expected to be like an earlier one of the same key. Returns its slot.
   std::uint32_t begin(const EvaluationKey& key) noexcept;
@@ -105,7 +102,6 @@ class CallStore {
     std::uint32_t node;
   };
   static constexpr std::uint32_t kPrefetched = 8;  // calls ahead, which is two cache lines
-  static constexpr std::uint32_t kMaxSlots = 256;
   static constexpr std::size_t kTensorsPerCall = 4;
 
   /// The kernels inside attention take page tables whose length grows with the context: their shapes prove nothing.
@@ -123,7 +119,7 @@ class CallStore {
   bool open_slot(const EvaluationKey& key) noexcept;
   void part_ways() noexcept;
 
-  std::vector<Slot> slots_ = std::vector<Slot>(kMaxSlots);
+  std::vector<Slot> slots_;
   std::uint32_t n_slots_ = 0;
   std::vector<CapturedCall> calls_;
   std::vector<Expected> expected_;  // of each of calls_

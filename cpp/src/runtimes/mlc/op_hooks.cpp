@@ -8,7 +8,6 @@ namespace melt::mlc {
 namespace {
 
 constexpr std::uint32_t kPrefetchedStamps = 8;  // ahead, which is two cache lines
-constexpr std::size_t kEvaluationsAtOnce = 12;  // of one run: decode for each 256 positions, prefills
 
 FunctionKind kind_of(const std::string& name) {
   if (name.compare(0, 11, "vm.builtin.") != 0)
@@ -55,42 +54,35 @@ void OpHooks::set_weights(const Weights* weights, std::string quantization) {
   quantization_ = std::move(quantization);
 }
 
-void OpHooks::clear() {
-  if (calls_.is_filling())
-    calls_.clear();  // else what has been captured holds: it is compared with each evaluation
-  calls_.reserve(kEvaluationsAtOnce * std::max<std::size_t>(groups_hint_, 1024));
+void OpHooks::clear(std::size_t n_topologies) {
+  calls_.make_room(n_topologies, std::max<std::size_t>(groups_hint_, 1024));
 }
 
 void OpHooks::begin(const EvaluationKey& key) noexcept {
   if (recorder_ == nullptr)
     return;
-  ring_ = recorder_->rings();
+  stamps_ = recorder_->thread_stamps();
   recorder_->graph_begin(calls_.begin(key));
   node_ = kMachineNode;
   outer_ = kNoCall;
   begin_ticks_ = melt_ticks();
-  ring_->thread_begin = begin_ticks_;
+  stamps_->thread_begin = begin_ticks_;
 }
 
 void OpHooks::end(bool aborted) noexcept {
-  if (ring_ == nullptr)
+  if (stamps_ == nullptr)
     return;
   const std::uint64_t ticks = melt_ticks();
   stamp(ticks, kMachineNode);
-  ring_->thread_end = ticks;
+  stamps_->thread_end = ticks;
   recorder_->set_topology(calls_.end());
   recorder_->graph_end(1, begin_ticks_, ticks, aborted);
-  ring_ = nullptr;
+  stamps_ = nullptr;
 }
 
 void OpHooks::stamp(std::uint64_t ticks, std::uint32_t node) noexcept {
-  if (ring_->count == ring_->capacity) {
-    ++ring_->dropped;
-  } else {
-    melt_stamp* const free_stamp = ring_->stamps + ring_->count++;
-    *free_stamp = {ticks, node, node};
-    __builtin_prefetch(free_stamp + kPrefetchedStamps, 1);
-  }
+  melt_stamp_group(stamps_, ticks, node, node);
+  __builtin_prefetch(stamps_->stamps + stamps_->count + kPrefetchedStamps - 1, 1);
 }
 
 int OpHooks::on_call(void* self, const TVMFFIAny* args, std::int32_t n_args, TVMFFIAny* result) {
@@ -100,8 +92,8 @@ int OpHooks::on_call(void* self, const TVMFFIAny* args, std::int32_t n_args, TVM
     tvm().ffi.raise_error("RuntimeError", "cancelled");
     return -1;
   }
-  const int status =
-      hooks.ring_ != nullptr ? hooks.recorded(hook, args, n_args, result) : hook.call(hook.inner, args, n_args, result);
+  const int status = hooks.stamps_ != nullptr ? hooks.recorded(hook, args, n_args, result)
+                                              : hook.call(hook.inner, args, n_args, result);
   if (hook.role != StorageLog::Role::kNone && status == 0)
     hooks.storage_.returned(hook.role, args, n_args, *result);
   return status;

@@ -37,7 +37,7 @@ class OpHooks final : public OpSource {
 
   void start(OpRecorder& recorder) noexcept override { recorder_ = &recorder; }
   void stop() noexcept override { recorder_ = nullptr; }
-  void clear() override;
+  void clear(std::size_t n_topologies) override;
   std::vector<OpDefinition> describe(std::uint32_t slot, const std::vector<NodeRange>& groups) const override;
   std::size_t groups_hint() const noexcept override { return groups_hint_; }
 
@@ -69,7 +69,7 @@ class OpHooks final : public OpSource {
   const std::atomic<bool>* cancel_;
   const bool is_idle_;
   OpRecorder* recorder_ = nullptr;
-  melt_stamp_ring* ring_ = nullptr;  // of the evaluation under way; null: it is not recorded
+  melt_thread_stamps* stamps_ = nullptr;  // of the evaluation under way; null: it is not recorded
   std::uint64_t begin_ticks_ = 0;
   std::uint32_t node_ = kMachineNode;  // of what runs now
   std::uint32_t outer_ = kNoCall;

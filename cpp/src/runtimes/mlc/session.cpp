@@ -146,7 +146,7 @@ void MlcSession::load_weights(const ModelOptions& options) {
 /// Evaluates one token: how many calls a step has, and where the pages of the KV cache lie, cannot be asked for.
 void MlcSession::try_out() {
   hooks_.set_groups_hint(kFirstHint);
-  hooks_.clear();
+  hooks_.clear(1);
   OpRecorder scratch(1, {});
   scratch.begin_run(1, kFirstHint);
   reset({});

@@ -7,8 +7,8 @@
  *   compute_i(n) = end_i(n) - start(n)
  *   wait_i(n)    = max over threads of end(n) - end_i(n)   (on thread 0 until thread_end for the last group)
  */
-#ifndef MELT_STAMP_RING_H
-#define MELT_STAMP_RING_H
+#ifndef MELT_THREAD_STAMPS_H
+#define MELT_THREAD_STAMPS_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -42,7 +42,7 @@ struct melt_stamp {
 
 /* Level `counters` only: what a thread read when it began a graph, and after each group when it was out of the barrier.
  * An entry is {ticks when the reading was over, the reading}; the reading is laid out as read(2) of a perf group. */
-struct melt_counter_ring {
+struct melt_thread_counters {
   uint64_t* entries;
   uint32_t entry_words;
   uint32_t capacity; /* entries */
@@ -52,27 +52,41 @@ struct melt_counter_ring {
 };
 
 /* The one reading of an op boundary. */
-static inline void melt_count(struct melt_counter_ring* ring) {
-  if (ring->count < ring->capacity) {
-    uint64_t* entry = ring->entries + (size_t)ring->count * ring->entry_words;
-    ring->read(ring->file, entry + 1, ring->entry_words - 1);
+static inline void melt_count(struct melt_thread_counters* counters) {
+  if (counters->count < counters->capacity) {
+    uint64_t* entry = counters->entries + (size_t)counters->count * counters->entry_words;
+    counters->read(counters->file, entry + 1, counters->entry_words - 1);
     entry[0] = melt_ticks();
-    ring->count++;
+    counters->count++;
   }
 }
 
 /* Where a thread's stamps of the current graph go: a stretch of that thread's log, so that nobody has to move them.
- * Written by one thread only, in a cache line of its own; where threads compute together, once per graph and not with
- * each stamp: processors fetch lines in pairs, and the neighbour's would be lost each time (18 us for 540 groups). */
-struct __attribute__((aligned(64))) melt_stamp_ring {
+ * Written by one thread only, in a cache line of its own. Where threads compute together, each works on a copy, in
+ * registers, and writes it back once per graph: processors fetch lines in pairs, and with each stamp the neighbour's
+ * would be lost (18 us for 540 groups). */
+struct __attribute__((aligned(64))) melt_thread_stamps {
   struct melt_stamp* stamps;
   uint32_t capacity; /* stamps that the log has room for */
   uint32_t count;    /* stamps of the last graph */
   uint32_t dropped;  /* groups of the last graph that found no room */
   uint32_t reserved;
-  uint64_t thread_begin;              /* when this thread began the last graph; of thread 0, when the graph began */
-  uint64_t thread_end;                /* thread 0 only: when it was out of the last barrier */
-  struct melt_counter_ring* counters; /* null without level `counters` */
+  uint64_t thread_begin;                 /* when this thread began the last graph; of thread 0, when the graph began */
+  uint64_t thread_end;                   /* thread 0 only: when it was out of the last barrier */
+  struct melt_thread_counters* counters; /* null without level `counters` */
 };
 
-#endif /* MELT_STAMP_RING_H */
+/* Stamps a group: the only place where one is written, or counted as lost. */
+static inline void melt_stamp_group(struct melt_thread_stamps* to, uint64_t ticks, uint32_t first_node,
+                                    uint32_t last_node) {
+  if (to->count < to->capacity) {
+    struct melt_stamp* stamp = to->stamps + to->count++;
+    stamp->ticks = ticks;
+    stamp->first_node = first_node;
+    stamp->last_node = last_node;
+  } else {
+    to->dropped++;
+  }
+}
+
+#endif /* MELT_THREAD_STAMPS_H */
