@@ -8,7 +8,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PY := .venv/bin/python
 # The standard hook of an editable install, called directly: unlike pip, it shows the compiler's progress.
 BUILD_EDITABLE := from scikit_build_core.build import build_editable; build_editable('build/wheel', \
-	{'build-dir': 'build/py', 'cmake.define.MELT_BUILD_TESTS': 'ON', 'cmake.build-type': 'Release'})
+	{'build-dir': 'build/py', 'cmake.define.MELT_BUILD_TESTS': 'ON', 'cmake.build-type': 'Release', \
+	'cmake.define.MELT_WERROR': '$(if $(CI),ON,OFF)'})
 BUILD_INPUTS := CMakeLists.txt pyproject.toml tools/third_party.py tools/unified_diff.py \
 	$(shell find cpp cmake third_party -type f)
 # Only your own llama.cpp tree can change without one of these files changing.
@@ -44,7 +45,9 @@ lint: setup  ## check style, types and that the stubs match the compiled module
 	$(PY) tools/stubs.py --check
 
 bench: setup  ## run every benchmarks/bench_*.py
-	for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) "$$script"; done
+	@missed=; for script in benchmarks/bench_*.py; do \
+	  echo "== $$script"; $(PY) "$$script" || missed="$$missed $$script"; \
+	done; test -z "$$missed" || { echo "missed or failed:$$missed" >&2; exit 1; }
 
 cross: .venv/.tools  ## build for another machine: make cross PRESET=android-static (or jetson, linux-arm64, wheel, ...)
 	@test -n "$(PRESET)" || { echo "name one: make cross PRESET=android-static" >&2; exit 2; }

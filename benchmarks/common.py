@@ -20,16 +20,20 @@ STEADY_WITHIN = 0.02
 LEAST_SAMPLES = 6
 
 
-def build(target: str, *, stock: bool = False, defines: tuple[str, ...] = ()) -> Path:
+def build(target: str, *, stock: bool = False, portable: bool = False, defines: tuple[str, ...] = ()) -> Path:
     """Configures and builds one target of the benchmark build; returns that build's folder.
 
     Args:
         target: The CMake target.
         stock: Whether it belongs to the project of stock llama.cpp, not to ours.
+        portable: Whether to build, in a folder apart, for any processor with AVX2 instead of for this one.
         defines: Cache entries, as ``NAME=VALUE``.
     """
     source, folder = (ROOT / "benchmarks" / "stock", BUILD / "stock") if stock else (ROOT, BUILD / "melt")
     options = defines if stock else ("MELT_BUILD_BENCHMARKS=ON", *defines)
+    if portable:
+        folder = folder.with_name(f"{folder.name}-portable")
+        options = ("MELT_PORTABLE=ON", *options)
     cmake = str(BIN / "cmake")
     command = [cmake, "-S", str(source), "-B", str(folder), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={BIN / 'ninja'}"]
     subprocess.run([*command, *(f"-D{define}" for define in options)], check=True, stdout=subprocess.DEVNULL)

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <vector>
 
+#include "counters/thread_events.h"
 #include "engine.h"
 #include "ggml-cpu.h"
 #include "melt/recorder.h"
@@ -10,12 +11,18 @@
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
+constexpr std::size_t kTopologies = 16;
+
 struct bench_engine {
-  explicit bench_engine(const melt::ModelOptions& options) : session(options), recorder(options.n_threads, {}) {}
+  explicit bench_engine(const melt::ModelOptions& options)
+      : session(options), events(options.n_threads, {}), recorder(options.n_threads, {}) {
+    events.prepare(*session.ops(), recorder);
+    recorder.watch_with(&events);
+  }
 
   melt::llama_cpp::LlamaSession session;
+  melt::ThreadEvents events;  // before the recorder, which follows it
   melt::OpRecorder recorder;
-  bool recording = false;
 };
 
 EXPORT bench_engine* bench_open(const char* path, int n_threads, int n_ctx, int repack) {
@@ -26,7 +33,7 @@ EXPORT bench_engine* bench_open(const char* path, int n_threads, int n_ctx, int 
     options.n_threads = static_cast<std::uint32_t>(n_threads);
     options.n_ctx = static_cast<std::uint32_t>(n_ctx);
     auto* engine = new bench_engine(options);
-    engine->recorder.begin_run(4096, engine->session.ops()->groups_hint());
+    bench_reset(engine);
     return engine;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
@@ -36,7 +43,7 @@ EXPORT bench_engine* bench_open(const char* path, int n_threads, int n_ctx, int 
 
 EXPORT void bench_reset(bench_engine* engine) {
   engine->session.reset({});
-  engine->session.ops()->clear();
+  engine->session.ops()->clear(kTopologies);
   engine->recorder.begin_run(4096, engine->session.ops()->groups_hint());
 }
 
@@ -51,7 +58,9 @@ EXPORT void bench_pause(bench_engine* engine, int paused) {
 EXPORT void bench_record(bench_engine* engine, int on) {
   if (on == 0) {
     engine->session.ops()->stop();
+    engine->recorder.stop();
   } else {
+    engine->recorder.start();
     engine->session.ops()->start(engine->recorder);
   }
 }
@@ -62,7 +71,7 @@ EXPORT void bench_recorded(bench_engine* engine, uint64_t* records, uint64_t* dr
     *dropped += graph.n_dropped;
     *records += static_cast<uint64_t>(graph.n_groups) * graph.n_threads - graph.n_dropped;
   }
-  *dropped += engine->recorder.graphs_lost();
+  *dropped += engine->recorder.lost().n_records;
 }
 
 EXPORT void bench_close(bench_engine* engine) {

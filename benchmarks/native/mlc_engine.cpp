@@ -17,6 +17,7 @@
 namespace {
 
 constexpr std::size_t kGraphs = 4096;
+constexpr std::size_t kTopologies = 16;
 
 bool name_has(const char* part) {
   Dl_info info{};
@@ -78,7 +79,7 @@ EXPORT bench_engine* bench_open(const char* path, int n_threads, int n_ctx, int)
 
 EXPORT void bench_reset(bench_engine* engine) {
   engine->session.reset({});
-  engine->session.ops()->clear();
+  engine->session.ops()->clear(kTopologies);
   engine->recorder.begin_run(kGraphs / 16, engine->session.ops()->groups_hint());
 }
 
@@ -105,7 +106,7 @@ EXPORT void bench_recorded(bench_engine* engine, uint64_t* records, uint64_t* dr
     *dropped += graph.n_dropped;
     *records += graph.n_groups - graph.n_dropped;
   }
-  *dropped += engine->recorder.graphs_lost();
+  *dropped += engine->recorder.lost().n_records;
 }
 
 EXPORT void bench_close(bench_engine* engine) {

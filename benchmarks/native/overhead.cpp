@@ -3,21 +3,22 @@
 // usage: overhead MODEL N_THREADS ROUNDS N_PROMPT SEED REPACK NAME=LIBRARY[:on] ...
 // Two names of one library share a session, so that memory lies the same for both.
 // Prints a line of JSON: for each name the step times in ns, prefill and decode.
-#include <dlfcn.h>
 #include <time.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "engine.h"
+#include "engine_library.h"
 
 namespace {
+
+using melt_bench::Engine;
+using melt_bench::fail;
 
 constexpr int kDecodePerRound = 16;
 constexpr std::int64_t kSettleNs = 200'000;  // until woken threads poll again
@@ -32,46 +33,6 @@ void spin(std::int64_t ns) {
   const std::int64_t until = now_ns() + ns;
   while (now_ns() < until) {
   }
-}
-
-[[noreturn]] void fail(const std::string& message) {
-  std::fprintf(stderr, "overhead: %s\n", message.c_str());
-  std::exit(1);
-}
-
-struct Engine {
-  decltype(&bench_open) open;
-  decltype(&bench_reset) reset;
-  decltype(&bench_evaluate) evaluate;
-  decltype(&bench_pause) pause;
-  decltype(&bench_record) record;
-  decltype(&bench_recorded) recorded;
-  decltype(&bench_close) close;
-  bench_engine* instance = nullptr;
-};
-
-Engine load(const std::string& library, const char* model, int n_threads, bool repack) {
-  void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (handle == nullptr)
-    fail(dlerror());
-  Engine engine;
-  const auto symbol = [&](const char* name, auto& function) {
-    function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(handle, name));
-    if (function == nullptr)
-      fail(library + " has no " + name);
-  };
-  symbol("bench_open", engine.open);
-  symbol("bench_reset", engine.reset);
-  symbol("bench_evaluate", engine.evaluate);
-  symbol("bench_pause", engine.pause);
-  symbol("bench_record", engine.record);
-  symbol("bench_recorded", engine.recorded);
-  symbol("bench_close", engine.close);
-  engine.instance = engine.open(model, n_threads, 512, repack ? 1 : 0);
-  if (engine.instance == nullptr)
-    fail("cannot open the model");
-  engine.pause(engine.instance, 1);
-  return engine;
 }
 
 struct Variant {
@@ -130,7 +91,8 @@ int main(int argc, char** argv) {
     const auto known = std::find(libraries.begin(), libraries.end(), library);
     const Engine engine = known != libraries.end()
                               ? variants[static_cast<std::size_t>(known - libraries.begin())].engine
-                              : load(library, argv[1], n_threads, repack);
+                              : melt_bench::load_engine(library, argv[1], n_threads, repack);
+    engine.pause(engine.instance, 1);
     libraries.push_back(library);
     variants.push_back({spec.substr(0, equals), engine, on, {}, {}});
   }
