@@ -149,14 +149,12 @@ def unpack(archive: Path, pin: Pin, target: Path) -> None:
     with tarfile.open(archive) as tar:
         for member in tar:
             _, _, path = member.name.partition("/")  # below the archive's one top folder
-            if member.isfile() and path == pin.commit_file:
-                _write(target / COMMIT, _content(tar, member))
             inner = path.removeprefix(f"{pin.tree}/")
-            parts = inner.split("/")
-            if inner == path or not member.isfile() or parts[0] == ".git":
+            _check_inside(archive, member.name, inner)
+            if pin.commit_file and member.isfile() and path == pin.commit_file:
+                _write(target / COMMIT, _content(tar, member))
+            if inner == path or not member.isfile() or inner.split("/")[0] == ".git":
                 continue
-            if ".." in parts or inner.startswith("/"):
-                raise ThirdPartyError(f"{archive.name} holds a path outside its own tree: {member.name}")
             _write(target / inner, _content(tar, member))
     if not target.is_dir():
         raise ThirdPartyError(f"{archive.name} holds no files below {pin.tree}: is `tree` in pins.toml right?")
@@ -167,13 +165,18 @@ def unpack_wheel(archive: Path, pin: Pin, target: Path) -> None:
     with zipfile.ZipFile(archive) as wheel:
         for name in wheel.namelist():
             inner = name.removeprefix(f"{pin.tree}/")
+            _check_inside(archive, name, inner)
             if inner == name or name.endswith("/"):
                 continue
-            if ".." in inner.split("/") or inner.startswith("/"):
-                raise ThirdPartyError(f"{archive.name} holds a path outside its own tree: {name}")
             _write(target / inner, wheel.read(name))
     if not target.is_dir():
         raise ThirdPartyError(f"{archive.name} holds no files below {pin.tree}: is `tree` in pins.toml right?")
+
+
+def _check_inside(archive: Path, *paths: str) -> None:
+    """Refuses an archive with a path that could lead out of the folder it is unpacked into, wanted or not."""
+    if any(path.startswith("/") or ".." in path.split("/") for path in paths):
+        raise ThirdPartyError(f"{archive.name} holds a path outside its own tree: {paths[0]}")
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -223,7 +226,7 @@ def listing(source: Path, pin: Pin) -> set[str]:
             raise ThirdPartyError(f"{source} has no {part}: is it a {pin.name} tree? (check {pin.override_variable})")
         found = [start] if start.is_file() else [path for path in start.rglob("*") if path.is_file()]
         paths.update(str(path.relative_to(source)) for path in found)
-    return paths - {COMMIT}
+    return paths - {COMMIT, STAMP}
 
 
 def apply_patches(pin: Pin, source: Path, *, only: list[str]) -> tuple[dict[str, bytes], dict[str, str]]:
@@ -236,7 +239,7 @@ def apply_patches(pin: Pin, source: Path, *, only: list[str]) -> tuple[dict[str,
         if only and patch.name.split("-")[0] not in only:
             continue
         try:
-            files = unified_diff.parse(patch.read_text(encoding="utf-8"))
+            files = unified_diff.parse(_text(patch))
             before = {file.path: contents.get(file.path, _text(source / file.path)) for file in files}
             after = _patched(files, before)
         except unified_diff.PatchError as error:
@@ -272,15 +275,20 @@ def mirror(source: Path, out: Path, *, wanted: set[str], patched: dict[str, byte
     Bytes are compared, not times: a file that changes back must look new to the build tool.
     """
     changed = 0
+    for target in sorted(
+        out.rglob("*"), reverse=True
+    ):  # first what goes, inner before outer: a file may take its place
+        if target.is_dir() and not target.is_symlink():
+            if not any(target.iterdir()):
+                target.rmdir()
+        elif str(target.relative_to(out)) not in wanted | {STAMP}:
+            target.unlink()
+            changed += 1
     for path in sorted(wanted):
         content = patched[path] if path in patched else (source / path).read_bytes()
         target = out / path
         if not (target.is_file() and target.read_bytes() == content):
             _write(target, content)
-            changed += 1
-    for target in [path for path in out.rglob("*") if path.is_file()]:
-        if str(target.relative_to(out)) not in wanted | {STAMP}:
-            target.unlink()
             changed += 1
     return changed
 
@@ -293,9 +301,15 @@ def _commit_of(source: Path) -> str:
     git = shutil.which("git")
     if git is None or not (source / ".git").exists():
         return "unknown"
-    describe = [git, "-C", str(source), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
-    done = subprocess.run(describe, capture_output=True, text=True, timeout=60, check=False)
-    return done.stdout.strip() or "unknown"
+    # Not `git describe --dirty`, which writes .git/index even where it is told to take no locks.
+    asking = [git, "--no-optional-locks", "-C", str(source)]
+    head, changes = (
+        subprocess.run([*asking, *question], capture_output=True, text=True, timeout=60, check=False)
+        for question in (["rev-parse", "--verify", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    )
+    if head.returncode != 0 or changes.returncode != 0:
+        return "unknown"
+    return head.stdout.strip() + ("-dirty" if changes.stdout else "")
 
 
 def verify(pins: dict[str, Pin]) -> None:
@@ -314,7 +328,7 @@ def _parser(names: list[str]) -> argparse.ArgumentParser:
     preparing = commands.add_parser("prepare", help="mirror the tree into a folder, with our patches applied")
     preparing.add_argument("name", choices=names)
     preparing.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder; what else is in it goes")
-    preparing.add_argument("--only", nargs="*", default=[], metavar="NNNN", help="apply these patches and no others")
+    preparing.add_argument("--only", nargs="+", default=[], metavar="NNNN", help="apply these patches and no others")
     preparing.add_argument("--whole", action="store_true", help="the whole tree, not only what the library is built of")
     preparing.add_argument("--from", dest="override", metavar="DIR", help="your own tree (default: MELT_<NAME>_DIR)")
     commands.add_parser("verify", help="check every pin and that its patches apply")

@@ -1,7 +1,8 @@
 """Applies a unified diff to text, strictly: every context line must match, only its line number may have moved.
 
 Used by `third_party.py` instead of `git apply` or `patch`, so that a build needs neither, and because it can say
-which hunk of which patch failed and on which line. Renames and binary changes are not understood.
+which hunk of which patch failed and on which line. Renames and binary changes are not understood, and refused, as is
+whatever else would be applied in part only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 _HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+\d+(?:,(\d+))? @@")
+_NOT_UNDERSTOOD = ("rename from ", "copy from ", "GIT binary patch", "Binary files ")
 
 
 class PatchError(Exception):
@@ -49,7 +51,8 @@ class FilePatch:
         shift = 0  # how far earlier hunks, and lines new upstream, have moved the rest
         for number, hunk in enumerate(self.hunks, start=1):
             expected = max(hunk.start - 1, 0) + shift
-            found = _find(lines, hunk.before, expected)
+            # Without a line to find, a hunk would fit anywhere: it is for an empty file, or one that is not there yet.
+            found = _find(lines, hunk.before, expected) if hunk.before or not lines else None
             if found is None:
                 raise PatchError(f"{self.path}: hunk {number} of {len(self.hunks)} ({hunk.header}) does not apply")
             lines[found : found + len(hunk.before)] = hunk.after
@@ -61,17 +64,25 @@ def parse(text: str) -> list[FilePatch]:
     """Returns the file changes in a unified diff, skipping the prose before each `---` line.
 
     Raises:
-        PatchError: nothing to apply, a path that leaves the tree, or a hunk cut short.
+        PatchError: nothing to apply, a path that leaves the tree, a hunk that has not the lines that it counts, or what
+            is not understood.
     """
     lines = _lines(text)
+    if lines and not lines[-1].endswith("\n"):
+        raise PatchError("the patch is cut short: its last line has no end")
     files: list[FilePatch] = []
     at = 0
     while at < len(lines):
-        if lines[at].startswith("--- ") and at + 1 < len(lines) and lines[at + 1].startswith("+++ "):
-            files.append(FilePatch(_tree_path(lines[at + 1]), []))
+        if _is_file_header(lines, at):
+            path = _tree_path(lines[at + 1])
+            if path in (file.path for file in files):
+                raise PatchError(f"{path} is changed in two places of the patch: put its hunks together")
+            files.append(FilePatch(path, []))
             at += 2
-        elif files and (match := _HUNK.match(lines[at])):
-            hunk, at = _parse_hunk(lines, at, match)
+        elif lines[at].startswith(_NOT_UNDERSTOOD):
+            raise PatchError(f"line {at + 1} of the patch is not understood: {lines[at].strip()}")
+        elif files and lines[at].startswith("@@"):
+            hunk, at = _parse_hunk(lines, at)
             files[-1].hunks.append(hunk)
         else:
             at += 1
@@ -92,23 +103,44 @@ def _tree_path(line: str) -> str:
     return str(path)
 
 
-def _parse_hunk(lines: list[str], at: int, match: re.Match[str]) -> tuple[Hunk, int]:
+def _is_file_header(lines: list[str], at: int) -> bool:
+    return lines[at].startswith("--- ") and "".join(lines[at + 1 : at + 2]).startswith("+++ ")
+
+
+def _parse_hunk(lines: list[str], at: int) -> tuple[Hunk, int]:
+    match = _HUNK.match(lines[at])
+    if match is None:
+        raise PatchError(f"line {at + 1} of the patch is no hunk header: {lines[at].strip()}")
     start, n_before, n_after = (int(group) if group else 1 for group in match.groups())
     before: list[str] = []
     after: list[str] = []
+    sides = {" ": (before, after), "-": (before,), "+": (after,)}
+    mark = ""
     at += 1
-    while len(before) < n_before or len(after) < n_after:
-        if at == len(lines) or lines[at][0] not in " +-\n":
-            raise PatchError(f"hunk {match.group()} ends early, at line {at + 1} of the patch")
-        mark, rest = lines[at][0], lines[at][1:]
-        if mark == "\n":  # an empty context line whose blank an editor has stripped
-            mark, rest = " ", "\n"
-        if mark in " -":
-            before.append(rest)
-        if mark in " +":
-            after.append(rest)
+    while at < len(lines):
+        line = lines[at]
+        if line[0] == "\\" and mark:  # "\ No newline at end of file", of the line before
+            for side in sides[mark]:
+                side[-1] = side[-1].removesuffix("\n")
+        elif len(before) >= n_before and len(after) >= n_after:
+            break
+        else:
+            # an empty context line whose blank an editor has stripped
+            mark, rest = (" ", "\n") if line == "\n" else (line[0], line[1:])
+            if mark not in sides:
+                break
+            for side in sides[mark]:
+                side.append(rest)
         at += 1
+    if (len(before), len(after)) != (n_before, n_after) or _goes_on(lines, at):
+        raise PatchError(f"hunk {match.group()} has not the lines that it counts, up to line {at + 1} of the patch")
     return Hunk(match.group(), start, before, after), at
+
+
+def _goes_on(lines: list[str], at: int) -> bool:
+    """Returns whether line `at`, the first after a hunk, looks like one more of it, which would be lost."""
+    signature = "".join(lines[at : at + 1]).rstrip() == "--"  # of a mail by `git format-patch`
+    return at < len(lines) and lines[at][0] in " +-" and not signature and not _is_file_header(lines, at)
 
 
 def _find(lines: list[str], wanted: list[str], expected: int) -> int | None:

