@@ -50,12 +50,16 @@ class Series:
 def series_of(trace: Trace) -> dict[str, Series]:
     """Returns every channel of a trace by "site/kind"; of channels of one name the first counts."""
     channels, samples = trace.records(ChunkKind.CHANNELS), trace.records(ChunkKind.SAMPLES)
-    samples = samples[np.argsort(samples["time_ns"], kind="stable")]
+    samples = samples[np.isfinite(samples["value"])]
+    # By channel, and by time within each; readings of one time stay in file order, because lexsort is stable.
+    samples = samples[np.lexsort((samples["time_ns"], samples["channel"]))]
+    numbers = np.ascontiguousarray(samples["channel"])
+    begins = np.searchsorted(numbers, channels["channel"], "left").tolist()
+    ends = np.searchsorted(numbers, channels["channel"], "right").tolist()
     found: dict[str, Series] = {}
     text = {name: decode_text(channels[name]) for name in ("site", "kind", "unit", "source")}
-    for row, number in enumerate(channels["channel"].tolist()):
-        own = samples[samples["channel"] == number]
-        own = own[np.isfinite(own["value"])]
+    for row, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+        own = samples[begin:end]
         series = Series(
             **{name: values[row] for name, values in text.items()}, time_ns=own["time_ns"], values=own["value"]
         )

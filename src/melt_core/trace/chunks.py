@@ -21,6 +21,8 @@ _HEADER_BYTES = CHUNK_HEADER.itemsize
 _HEADER = struct.Struct("<IIIIQII")
 _MAX_WARNINGS = 100
 _MAX_COUNT = 0xFFFFFFFF
+_MAX_PASSES = 16  # bytes checksummed per byte of input, all overlapping candidates together; as in the C++ reader
+_MIN_CHECKSUM_BUDGET = 4096
 _MAGIC_NUMBER = int.from_bytes(CHUNK_MAGIC, "little")
 _RECORD_BYTES: dict[int, int] = {
     ChunkKind.METADATA: 0,
@@ -68,9 +70,9 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
     n_left_out: int = 0
 
-    def warn(self, text: str) -> None:
-        """Keeps a warning; beyond a hundred they are only counted."""
-        if len(self.warnings) < _MAX_WARNINGS:
+    def warn(self, text: str, *, always: bool = False) -> None:
+        """Keeps a warning; beyond a hundred they are only counted, but for those that `always` are to be seen."""
+        if always or len(self.warnings) < _MAX_WARNINGS:
             self.warnings.append(text)
         else:
             self.n_left_out += 1
@@ -87,6 +89,7 @@ def find_chunks(buffer: Buffer, start: int) -> Findings:
 
 def _scan(buffer: Buffer, view: memoryview, start: int, found: Findings) -> None:
     size = len(view)
+    checksum_budget = _MAX_PASSES * size + _MIN_CHECKSUM_BUDGET
     at = start
     while at < size and not found.complete:
         chunk = _header_at(view, at)
@@ -100,6 +103,10 @@ def _scan(buffer: Buffer, view: memoryview, start: int, found: Findings) -> None
         if chunk.payload_at + chunk.payload_bytes > size:
             at = _pass_over(at, _next_header(buffer, view, chunk.payload_at), size, found)
             continue
+        if chunk.payload_bytes > checksum_budget:  # chunks do not overlap, unless somebody made them to be slow to read
+            found.warn(f"too much damage before byte {at}: the rest is not searched", always=True)
+            return
+        checksum_budget -= chunk.payload_bytes
         found.chunks.append(chunk)
         found.complete = chunk.kind == ChunkKind.END
         follows = min(chunk.end, size)

@@ -36,6 +36,7 @@ from melt_core.trace.format import (
     ChunkKind,
     lost_records,
 )
+from melt_core.trace.storage import checked_name
 
 Records = NDArray[Any]
 
@@ -81,19 +82,19 @@ def read_file(path: str | os.PathLike[str]) -> TraceContents:
         StorageError: if the system refuses to read the file; a retry helps only if that is put right.
         TraceError: if it is not a trace, its header is damaged, or it is of a newer format.
     """
-    name = os.fspath(path)
+    name = checked_name("read", path)
     try:
+        mode = Path(name).stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # not opened: a pipe would wait for a writer
+            raise TraceError(f"{name} is not a regular file: save the trace to disk and open that")
         with Path(name).open("rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise TraceError(f"{name} is not a regular file: save the trace to disk and open that")
-            if status.st_size == 0:
+            if os.fstat(file.fileno()).st_size == 0:
                 raise TraceError(f"{name} is empty: the run that should have written it did not start")
             buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise StorageError.from_os_error("read", name, error) from error
-    except ValueError as error:  # a path with a zero byte in it
-        raise StorageError(f"cannot read {name!r}: {error}") from error
+    except ValueError as error:  # cut off by somebody between the two looks at it
+        raise StorageError(f"cannot read {name}: {error}") from error
     return read_buffer(buffer, name)
 
 
@@ -167,6 +168,7 @@ class _Assembly:
         self._records: dict[int, list[Records]] = {kind: [] for kind in RECORDS}
         self._n_known: dict[int, int] = {}
         self._counters: dict[str, int] = {}
+        self._channels: NDArray[np.uint32] = np.zeros(0, np.uint32)
 
     def run(self) -> dict[int, tuple[Records, ...]]:
         self._find_counters()
@@ -179,6 +181,7 @@ class _Assembly:
             self._n_known = {kind: self._count(kind) for kind in NUMBERED}
         self._check_run_numbers()
         self._stand_in_for_graphs()
+        self._channels = self._channel_numbers()
         checks: dict[int, Callable[[int, Records], Records]] = {
             ChunkKind.OPS: self._keep_sound_ops,
             ChunkKind.SAMPLES: self._keep_sound_samples,
@@ -276,11 +279,19 @@ class _Assembly:
         kept: Records = records[sound]
         return kept
 
+    def _channel_numbers(self) -> NDArray[np.uint32]:
+        """Returns the numbers of all channels, sorted: once, as a file may hold many chunks of samples."""
+        parts = [part["channel"] for part in self._records[ChunkKind.CHANNELS]]
+        return np.unique(np.concatenate([*parts, np.zeros(0, np.uint32)]))
+
     def _keep_sound_samples(self, kind: int, records: Records) -> Records:
         """Returns the samples whose channel is in the trace."""
         del kind
-        known = [part["channel"] for part in self._records[ChunkKind.CHANNELS]]
-        sound = np.isin(records["channel"], np.concatenate([*known, np.zeros(0, np.uint32)]))
+        known, named = self._channels, records["channel"]
+        if len(known):  # looked up, not np.isin: that would sort the known ones anew for each chunk
+            sound = known[np.minimum(np.searchsorted(known, named), len(known) - 1)] == named
+        else:
+            sound = np.zeros(len(records), np.bool_)
         n_wrong = len(records) - int(np.count_nonzero(sound))
         if not n_wrong:
             return records

@@ -1,9 +1,14 @@
-"""What a trace that is still being written holds so far: only what is new is read each time."""
+"""What a trace that is still being written holds so far: only what is new is read each time.
+
+The process that is measured reads it: payloads that are not kept, op records above all, are seeked over. They are
+hundreds of megabytes, and reading them would put them into its memory and push others out of its caches.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +17,12 @@ from melt_core.trace.format import CHANNEL, CHUNK_HEADER, CHUNK_MAGIC, FILE_HEAD
 
 _MAGIC: Final = int.from_bytes(CHUNK_MAGIC, "little")
 _PADDING: Final = 8
+#: What is read, by kind, and the size of its records; records of another size are of another version.
+_KEPT: Final[dict[int, int]] = {
+    ChunkKind.CHANNELS: CHANNEL.itemsize,
+    ChunkKind.RUNS: RUN.itemsize,
+    ChunkKind.SAMPLES: SAMPLE.itemsize,
+}
 
 
 def ns_run(runs: NDArray[Any]) -> int:
@@ -49,35 +60,42 @@ class TraceTail:
     def _read(self) -> None:
         try:
             with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
+                self._offset = self._take(file)
         except FileNotFoundError:
             return
-        self._take(data)
 
-    def _take(self, data: bytes) -> None:
-        at = 0
-        while at + CHUNK_HEADER.itemsize <= len(data):
-            header = np.frombuffer(data, CHUNK_HEADER, 1, at)[0]
+    def _take(self, file: BinaryIO) -> int:
+        """Reads the whole chunks from the offset on; returns where the first one that is not whole begins."""
+        at, written = self._offset, os.fstat(file.fileno()).st_size
+        while at + CHUNK_HEADER.itemsize <= written:
+            file.seek(at)
+            head = file.read(CHUNK_HEADER.itemsize)
+            if len(head) < CHUNK_HEADER.itemsize:  # cut since its size was asked for
+                break
+            header = np.frombuffer(head, CHUNK_HEADER)[0]
             if header["magic"] != _MAGIC:
                 break
-            start = at + CHUNK_HEADER.itemsize
             size = int(header["payload_bytes"])
-            end = start + size + -size % _PADDING
-            if end > len(data):
+            end = at + CHUNK_HEADER.itemsize + size + -size % _PADDING
+            if end > written:
                 break
-            self._keep(int(header["kind"]), int(header["record_bytes"]), data[start : start + size])
+            kind = int(header["kind"])
+            if int(header["record_bytes"]) == _KEPT.get(kind):
+                payload = file.read(size)
+                if len(payload) < size:
+                    break
+                self._keep(kind, payload)
             at = end
-        self._offset += at
+        return at
 
-    def _keep(self, kind: int, record_bytes: int, payload: bytes) -> None:
-        if kind == ChunkKind.CHANNELS and record_bytes == CHANNEL.itemsize:
+    def _keep(self, kind: int, payload: bytes) -> None:
+        if kind == ChunkKind.CHANNELS:
             for row in np.frombuffer(payload, CHANNEL):
                 self._names[int(row["channel"])] = (row["site"].decode(), row["kind"].decode())
-        if kind == ChunkKind.RUNS and record_bytes == RUN.itemsize:
+        if kind == ChunkKind.RUNS:
             runs = np.concatenate([self._runs, np.frombuffer(payload, RUN)])
             self._runs = runs[[0, -1]] if len(runs) else runs
-        if kind == ChunkKind.SAMPLES and record_bytes == SAMPLE.itemsize:
+        if kind == ChunkKind.SAMPLES:
             rows = np.frombuffer(payload, SAMPLE)
             for number, (site, what) in self._names.items():
                 values = rows["value"][rows["channel"] == number]

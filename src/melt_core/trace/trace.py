@@ -244,7 +244,7 @@ class Trace:
             run: Only this run; all by default.
 
         Raises:
-            InvalidArgumentError: if there is no such format or run.
+            InvalidArgumentError: if there is no such format or run, or `path` is the trace itself.
             StorageError: if the file cannot be written.
             MissingExtraError: if a package for this format is not installed.
         """
