@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from fakes.needs import lacking
 from fakes.virtual_machine import VirtualMachine, what_is_missing
 from melt_core.devices import Device, GateLimits, Measurement
 from melt_core.devices.journal import Journal
@@ -36,7 +37,7 @@ ENDLESS = replace(MEASUREMENT, request={**REQUEST, "levels": ["tokens"], "repeat
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualMachine]:
     if (problem := what_is_missing()) is not None:
-        pytest.skip(problem)
+        lacking(problem)
     made = VirtualMachine(tmp_path_factory.mktemp("vm"))
     try:
         made.start()

@@ -30,3 +30,6 @@ class FakeCeilings:
 
     def describe(self) -> str:
         return self.machine
+
+    def doubts(self) -> tuple[str, ...]:
+        return ()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from fakes.mlc_model import write_mlc_model
+from fakes.needs import lacking
 
 WRITER = Path(__file__).parents[1] / "fakes" / "mlc_model.py"
 COMPILE_TIMEOUT_S = 240
@@ -21,10 +22,10 @@ COMPILE_TIMEOUT_S = 240
 
 @pytest.fixture(scope="session")
 def mlc_packages() -> None:
-    """Skips where the extra is not installed."""
+    """Skips, or fails in CI, where the extra is not installed."""
     for package in ("tvm", "tvm_ffi", "gguf", "tokenizers"):
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed: pip install 'melt_core[mlc]'")
+            lacking(f"{package} is not installed: pip install 'melt_core[mlc]'")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 import struct
 import subprocess
 from collections.abc import Callable
@@ -16,8 +17,10 @@ import psutil
 import pytest
 
 import melt_core as melt
+from fakes.needs import lacking
 from fakes.tiny_models import write_model
-from melt_core.errors import ModelError, RuntimeFailedError, StorageError
+from fakes.trace_builder import toy_trace
+from melt_core.errors import InvalidArgumentError, ModelError, RuntimeFailedError, StorageError
 
 from .conftest import MELT, SHORT, TIMEOUT_S, Outcome
 
@@ -190,11 +193,92 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
                 melt.profile(llm, output=output)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_device_without_space_is_named(tiny_llama: Path, cli: Melt) -> None:
-    outcome = cli("profile", tiny_llama, *SHORT, "-o", "/dev/full")
-    assert outcome.code == 1
-    assert "No space left on device" in outcome.complaint
+@pytest.fixture
+def no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing may be started: what is refused is refused before a model is loaded."""
+
+    def started(*_: object, **__: object) -> None:
+        pytest.fail("a child process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+
+
+@pytest.mark.usefixtures("no_child")
+@pytest.mark.parametrize("kind", ["pipe", "/dev/null", "/dev/full", "socket"])
+def test_an_output_that_is_no_file_is_refused(kind: str, tmp_path: Path, cli: Melt) -> None:
+    output = Path(kind) if kind.startswith("/") else tmp_path / kind
+    with socket.socket(socket.AF_UNIX) as listening:
+        if kind == "pipe":
+            os.mkfifo(output)
+        elif kind == "socket":
+            listening.bind(str(output))
+        outcome = cli("profile", "layers=1", "--runtime", "synthetic", "-o", output)
+        assert outcome.code == 1
+        assert f"cannot write {output}: it is not a regular file" in outcome.complaint
+    with melt.load("layers=1", runtime="synthetic") as llm, pytest.raises(StorageError, match="not a regular file"):
+        melt.profile(llm, output=output)
+
+
+def test_a_pipe_on_standard_output_is_no_place_for_a_trace(cli_process: Melt) -> None:
+    outcome = cli_process("profile", "layers=1", "--runtime", "synthetic", *SHORT, "-o", "/dev/stdout")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "/dev/stdout: it is not a regular file" in outcome.complaint
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "link.gguf", "../{}/model.gguf"])
+def test_the_model_is_never_the_output(name: str, tiny_llama: Path, tmp_path: Path, cli: Melt) -> None:
+    # GIVEN a model, and an output that is the same file by whatever name
+    model, output = tmp_path / "model.gguf", tmp_path / name.format(tmp_path.name)
+    model.write_bytes(tiny_llama.read_bytes())
+    (tmp_path / "link.gguf").symlink_to(model)
+    # THEN no way of recording touches it
+    outcome = cli("profile", model, *SHORT, "-o", output)
+    assert outcome.code == 2
+    assert f"cannot write {output}: the output is the input" in outcome.complaint
+    with melt.load(model, n_threads=1) as llm, pytest.raises(InvalidArgumentError, match="output is the input"):
+        melt.profile(llm, output=output)
+    with pytest.raises(InvalidArgumentError, match="output is the input"):
+        melt.profile_in_child(melt.ProfileRequest(model=str(model), output=str(output)))
+    assert model.read_bytes() == tiny_llama.read_bytes()
+
+
+@pytest.mark.usefixtures("no_child")
+def test_a_file_that_is_no_trace_is_never_replaced(tmp_path: Path, cli: Melt) -> None:
+    output = tmp_path / "notes.txt"
+    output.write_text("of value\n")
+    outcome = cli("profile", "layers=1", "--runtime", "synthetic", "-o", output)
+    assert outcome.code == 2
+    assert f"cannot write {output}: the file there is not a trace; name another file" in outcome.complaint
+    with melt.load("layers=1", runtime="synthetic") as llm, pytest.raises(InvalidArgumentError, match="not a trace"):
+        melt.profile(llm, output=output)
+    assert output.read_text() == "of value\n"
+
+
+@pytest.mark.parametrize(
+    "options", [("--max-tokens", -1), ("--temperature", "nan"), ("--overhead-seconds", "nan"), ("--idle-s", "nan")]
+)
+def test_a_run_that_is_refused_leaves_the_older_trace(options: tuple[Any, ...], tmp_path: Path, cli: Melt) -> None:
+    old, new = tmp_path / "old.melt", tmp_path / "new.melt"
+    old.write_bytes(toy_trace())
+    for output in (old, new):
+        outcome = cli("profile", "layers=1", "--runtime", "synthetic", *SHORT, *options, "-o", output)
+        assert outcome.code == 2
+        assert len(outcome.complaint) > 0
+    assert old.read_bytes() == toy_trace()
+    assert not new.exists()
+
+
+def test_a_trace_and_an_empty_file_are_replaced(tiny_llama: Path, tmp_path: Path, cli: Melt) -> None:
+    output = tmp_path / "t.melt"
+    output.touch()
+    assert cli("profile", tiny_llama, *SHORT, "-o", output).code == 0
+    first = melt.Trace.open(output).header.trace_id
+    assert cli("profile", tiny_llama, *SHORT, "-o", output).code == 0
+    assert melt.Trace.open(output).header.trace_id != first
+    # but not the trace that is replayed
+    outcome = cli("profile", tiny_llama, "--replay", output, "-o", output)
+    assert outcome.code == 2
+    assert "the output is the input" in outcome.complaint
 
 
 def check_partial_trace(path: Path, outcome: Outcome) -> None:
@@ -213,7 +297,7 @@ def test_a_disk_that_fills_up_leaves_what_was_written(tiny_llama: Path, tmp_path
         ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], check=False, capture_output=True
     )
     if mounted.returncode != 0:
-        pytest.skip("mounting a small file system needs root")
+        lacking("mounting a small file system needs root")
     try:
         output = small / "t.melt"
         outcome = cli("profile", tiny_llama, *SHORT, "--max-tokens", 30, "--repeats", 100, "-o", output)
@@ -267,6 +351,38 @@ def test_a_child_that_dies_is_named_and_leaves_its_trace(
     assert not trace.complete
     assert len(trace.runs) >= 5
     assert trace.summary().decode_tok_s is not None
+
+
+def test_no_trace_is_promised_that_nobody_will_find(tiny_llama: Path, tmp_path: Path) -> None:
+    # GIVEN a child that dies when something was measured; before that; and one whose trace goes away with the command
+    old = tmp_path / "old.melt"
+    old.write_bytes(toy_trace())
+    others = set(psutil.Process().children())
+    said = []
+    for output, is_kept, repetition in (
+        (tmp_path / "t.melt", True, 5),
+        (old, True, 0),
+        (tmp_path / "t.melt", False, 5),
+    ):
+        request = melt.ProfileRequest(
+            model=str(tiny_llama), output=str(output), levels=("tokens",), prompt_tokens=4, max_tokens=400,
+            repeats=100_000, warmup=0, n_threads=1, n_ctx=512, overhead_budget_s=0,
+        )  # fmt: skip
+
+        def strike(event: dict[str, Any], repetition: int = repetition) -> None:
+            if event["event"] == ("repetition" if repetition else "load") and event["done"] == repetition:
+                (child,) = set(psutil.Process().children()) - others
+                child.kill()
+
+        with pytest.raises(RuntimeFailedError, match="SIGKILL") as raised:
+            melt.profile_in_child(request, on_event=strike, is_kept=is_kept)
+        said.append(str(raised.value))
+    # THEN only the first is told where to look
+    assert f"complete chunks of {tmp_path / 't.melt'} stay readable" in said[0]
+    assert "nothing was measured before that" in said[1]
+    assert old.read_bytes() == toy_trace()
+    assert "name a file with -o" in said[2]
+    assert str(tmp_path) not in said[2]
 
 
 def test_the_child_ends_when_its_parent_is_killed(start_python: Any, demo: Path, tmp_path: Path) -> None:

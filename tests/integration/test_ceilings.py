@@ -37,7 +37,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
 def test_they_are_measured_once_and_then_kept(quick: list[int], cli: Cli) -> None:
     first = cli("doctor", "--ceilings", "--json")
     assert first.code == 0
-    assert "none measured on this machine yet" in first.err
+    assert "no ceilings measured on this machine yet" in first.err
     second = cli("doctor", "--ceilings", "--json")
     assert (second.code, second.err, second.out) == (0, "", first.out)
     assert len(quick) == 1

@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import melt_core as melt
+from fakes.needs import lacking
 from melt_core.cli.main import COMMANDS
 
 from .conftest import SHORT, TIMEOUT_S, Outcome
@@ -167,8 +170,8 @@ def test_summary_says_what_profile_said(profiled: tuple[dict[str, Any], Path], c
 
 @pytest.mark.parametrize("name", ["chrome", "speedscope", "csv", "parquet"])
 def test_export_writes_each_format(name: str, trace_path: str, tmp_path: Path, cli: Cli) -> None:
-    if name == "parquet":
-        pytest.importorskip("pyarrow")
+    if name == "parquet" and find_spec("pyarrow") is None:
+        lacking("pyarrow is not installed: pip install 'melt_core[store]'")
     path = tmp_path / "exported"
     outcome = cli("export", trace_path, "--format", name, "-o", path)
     assert (outcome.code, outcome.err) == (0, "")
@@ -224,7 +227,15 @@ def test_doctor_says_what_can_be_measured(cli: Cli) -> None:
     subjects = {finding["subject"]: finding for finding in findings}
     assert subjects["runtime llama.cpp"]["state"] == "ok"
     assert all(finding["detail"] for finding in findings)
-    assert len(cli("doctor").out.splitlines()) == len(findings)
+    lines = cli("doctor").out.splitlines()
+    flat = " ".join(" ".join(lines).split())
+    folded = [each for each in findings if each["subject"].startswith("sensor ") and each["state"] == "absent"]
+    # one entry per finding, those sensors that are absent together in one
+    assert sum(not line.startswith(" ") for line in lines) == len(findings) - len(folded) + bool(folded)
+    for each in findings:
+        name = each["subject"].removeprefix("sensor ") if each in folded else f"{each['state']} {each['subject']}:"
+        assert name in re.sub(" +", " ", flat)
+    assert all(len(line) <= 80 for line in lines if "/" not in line)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

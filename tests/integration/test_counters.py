@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import melt_core as melt
+from fakes.needs import lacking
 from melt_core.runtime.machine import counter_info
 
 from .conftest import TIMEOUT_S, Outcome
@@ -20,7 +21,6 @@ from .conftest import TIMEOUT_S, Outcome
 SOFTWARE = {"minor_faults", "major_faults", "context_switches", "migrations"}
 HARDWARE = {"cycles", "instructions", "llc_misses", "branch_misses"}
 INFO = counter_info()
-needs_switches = pytest.mark.skipif(bool(INFO["switches_reason"]), reason=INFO["switches_reason"])
 
 #: Profiles argv[1] into argv[2], with argv[3] threads at levels argv[4], on one processor only if argv[5] is "shared".
 PROFILE = """
@@ -99,11 +99,12 @@ def test_times_still_add_up(profiled: Callable[..., melt.Trace]) -> None:
 
 
 @pytest.mark.alone
-@needs_switches
 @pytest.mark.parametrize("levels", ["ops", "counters"])
 def test_a_shared_processor_disturbs_the_ops_in_which_it_was_lost(
     profiled: Callable[..., melt.Trace], levels: str
 ) -> None:
+    if INFO["switches_reason"]:
+        lacking(INFO["switches_reason"])
     # WHEN two threads that spin have one processor
     trace = profiled(levels, n_threads=2, place="shared")
     assert trace.metadata["disturbed"]["source"] == "PERF_RECORD_SWITCH"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import melt_core as melt
+from fakes.needs import lacking
 from melt_core.errors import InvalidArgumentError, MissingExtraError, ModelError, OutOfMemoryError
 
 from .conftest import Outcome
@@ -210,7 +211,7 @@ def test_a_tvm_of_another_version(
 ) -> None:
     compiler = shutil.which("cc") or shutil.which("c++")
     if compiler is None:
-        pytest.skip("no C compiler for a library of another version")
+        lacking("no C compiler for a library of another version")
     # A stand-in for a release that is not there yet: the functions, and a version that the header does not know.
     names = ("FunctionGetGlobal", "FunctionSetGlobal", "FunctionCreate", "ObjectIncRef", "ObjectDecRef",
              "StringFromByteArray", "TensorFromDLPack", "ErrorMoveFromRaised", "ErrorSetRaisedFromCStr")  # fmt: skip

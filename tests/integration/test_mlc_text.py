@@ -15,7 +15,8 @@ from melt_core.errors import InvalidArgumentError, ModelError
 @pytest.fixture
 def with_tokenizer(mlc_copy: Path) -> Path:
     """The model with a vocabulary of letters and four special tokens."""
-    tokenizers = pytest.importorskip("tokenizers")
+    import tokenizers
+
     special = ["<unk>", "<s>", "</s>", "<user>", "<bot>"]
     letters = {chr(code): code - 32 + len(special) for code in range(32, 127)}
     vocabulary = {name: number for number, name in enumerate(special)} | letters

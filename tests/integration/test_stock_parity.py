@@ -23,7 +23,7 @@ library, model, n_threads, n_output, ids = sys.argv[1], sys.argv[2].encode(), *m
 engine = ctypes.CDLL(library)
 engine.bench_open.restype = ctypes.c_void_p
 engine.bench_logits.restype = ctypes.POINTER(ctypes.c_float)
-instance = ctypes.c_void_p(engine.bench_open(model, n_threads, 512))
+instance = ctypes.c_void_p(engine.bench_open(model, n_threads, 512, 1))
 n_vocab = engine.bench_vocabulary(instance)
 output, step = [], ids
 for _ in range(n_output):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from fakes.trace_builder import TraceBuilder, definitions, rows_of, toy_trace
+from melt_core.analysis.group import bytes_moved
+from melt_core.analysis.samples import series_of
 from melt_core.analysis.stats import Stat, median_interval
 from melt_core.analysis.views import layer_times, n_steps, token_timeline, top_ops
 from melt_core.errors import InvalidArgumentError
@@ -50,6 +53,19 @@ class TestKeyAverages:
         assert groups(trace, "layer", phase="decode")
         with pytest.raises(TypeError):
             groups(trace)
+
+    @pytest.mark.parametrize("key", ["op_type", "phase"])
+    @pytest.mark.parametrize("other", [-np.inf, np.nan, 3.4e38])
+    def test_bytes_that_cannot_be_are_not_known(self, key: str, other: float) -> None:
+        # GIVEN a damaged definition, whose bytes add up to no number
+        made = definitions()
+        made["bytes_read"], made["bytes_written"] = np.inf, other
+        builder = TraceBuilder()
+        builder.records(ChunkKind.OP_DEFINITIONS, made)
+        damaged = Trace.from_bytes(builder.finish())
+        # THEN nothing warns, and there is no figure
+        assert len(damaged.key_averages(key)) == 0
+        assert np.isnan(bytes_moved(made)).all()
 
     def test_what_is_not_known_is_missing(self, trace: Trace) -> None:
         found = groups(trace)
@@ -199,6 +215,10 @@ class TestWarnings:
             ({}, "add up to 99.00% of its time"),
             ({"run": {"n_dropped": 3}}, "3 of 4 op records were dropped"),
             ({"run": {"n_threads": 9}, "metadata": {"device": {"n_cpus": 8}}}, "9 threads on 8 processors"),
+            (
+                {"run": {"n_threads": 9}, "metadata": {"device": {"n_cpus": 16, "n_cpus_allowed": 8}}},
+                "9 threads on 8 processors",
+            ),
             ({"run": {"n_records": 5}}, "4 of 5 op records that were recorded are not in the file"),
             ({"run": {"stop_reason": StopReason.ERROR}}, "were cancelled or failed"),
             ({"metadata": {"warnings": ["hot"]}}, "hot"),
@@ -212,7 +232,25 @@ class TestWarnings:
         runs = [{"run": run, "n_prompt": 10, "prefill_ns": 100 + 20 * run} for run in range(4)]
         builder.records(ChunkKind.RUNS, rows_of(ChunkKind.RUNS, runs))
         warnings = Trace.from_bytes(builder.finish()).summary().warnings
-        assert [line for line in warnings if line.startswith("prefill_tok_s is unsteady")]
+        # rates as 1 / 100, 120, 140 and 160: quartiles 0.0070 and 0.0088, median 0.0077
+        line = "prefill varies by 24 % (IQR / median, 4 runs): end other work, or use --repeats 10"
+        assert [each for each in warnings if each == line], warnings
+
+    def test_figures_that_differ_together_take_one_line(self) -> None:
+        builder = TraceBuilder()
+        runs = [{"run": run, "n_prompt": 10, "n_output": 3, "prefill_ns": 100 + 20 * run} for run in range(6)]
+        builder.records(ChunkKind.RUNS, rows_of(ChunkKind.RUNS, runs))
+        tokens = [
+            {"run": run, "index": index, "start_ns": 10_000 * run + 100 * index, "duration_ns": 100 + 10 * run * index}
+            for run in range(6)
+            for index in range(3)
+        ]
+        builder.records(ChunkKind.TOKENS, rows_of(ChunkKind.TOKENS, tokens))
+        (line,) = Trace.from_bytes(builder.finish()).summary().warnings
+        assert re.fullmatch(
+            r"prefill, decode, TPOT vary by \d+ to \d+ % \(IQR / median, 6 runs\): end other work, or use --repeats 12",
+            line,
+        )
 
     def test_none_for_a_good_trace(self, trace: Trace) -> None:
         assert trace.summary().warnings == ("the governor could not be read",)
@@ -293,3 +331,55 @@ def test_indices_of_none_are_never_rows() -> None:
     trace = Trace.from_bytes(builder.finish())
     assert trace.graphs[0].token is None
     trace.summary()
+
+
+class Counted(np.ndarray[Any, Any]):
+    """An array that counts over how many elements element-wise functions went."""
+
+    n_elements = 0
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        plain = [part.view(np.ndarray) if isinstance(part, Counted) else part for part in inputs]
+        Counted.n_elements += max(np.size(part) for part in plain)
+        return getattr(ufunc, method)(*plain, **options)
+
+
+class TestSeries:
+    def channels_and_samples(self, n_channels: int, n_samples: int) -> Trace:
+        """Returns a trace with samples out of order, many at one time, some not finite, and names and numbers twice."""
+        random = np.random.default_rng(3)
+        names = [(n, b"s%d" % (n // 2 * 2)) for n in range(n_channels)] + [(1, b"again"), (n_channels, b"never")]
+        channels = [{"channel": n, "site": site, "kind": b"load", "unit": b"W"} for n, site in names]
+        samples = rows_of(ChunkKind.SAMPLES, [{}] * n_samples)
+        samples["channel"] = random.integers(0, n_channels, n_samples)
+        samples["time_ns"] = random.integers(-9, 9, n_samples)
+        samples["value"] = random.choice([*range(50), np.nan, np.inf], n_samples)
+        builder = TraceBuilder()
+        builder.records(ChunkKind.CHANNELS, rows_of(ChunkKind.CHANNELS, channels))
+        for part in np.array_split(samples, 3):
+            builder.records(ChunkKind.SAMPLES, part)
+        return Trace.from_bytes(builder.finish())
+
+    def test_each_has_its_channels_readings_in_order_of_time(self) -> None:
+        trace = self.channels_and_samples(6, 500)
+        found = series_of(trace)
+        assert list(found) == ["s0/load", "s2/load", "s4/load", "again/load", "never/load"]
+        # THEN the first channel of a name counts, and readings of one time stay as they are in the file
+        samples = trace.records(ChunkKind.SAMPLES).tolist()
+        for name, number in (("s0", 0), ("s2", 2), ("s4", 4), ("again", 1), ("never", 6)):
+            rows = [(time, value) for time, value, channel, _ in samples if channel == number and np.isfinite(value)]
+            rows.sort(key=lambda row: row[0])
+            series = found[f"{name}/load"]
+            assert list(zip(series.time_ns.tolist(), series.values.tolist(), strict=True)) == rows
+            assert (series.unit, series.values.dtype.str, series.time_ns.dtype.str) == ("W", "<f8", "<i8")
+
+    def test_samples_are_not_looked_through_for_each_channel(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        trace, really = self.channels_and_samples(100, 2_000), Trace.records
+        monkeypatch.setattr(Trace, "records", lambda self, kind: really(self, kind).view(Counted))
+        monkeypatch.setattr(Counted, "n_elements", 0)
+        assert len(series_of(trace)) == 52
+        assert Counted.n_elements <= 10 * (2_000 + 102)
+
+    def test_a_trace_without_samples_or_channels(self) -> None:
+        assert series_of(Trace.from_bytes(TraceBuilder().finish())) == {}
+        assert [len(each.values) for each in series_of(self.channels_and_samples(1, 0)).values()] == [0, 0, 0]

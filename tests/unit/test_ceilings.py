@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from melt_core.analysis.ceiling_checks import ceiling_doubts
 from melt_core.analysis.ceilings import FLOPS, READ_BANDWIDTH, AbsentCeiling, Ceiling, Ceilings
 from melt_core.errors import InvalidArgumentError, StorageError
 from melt_core.profiling import ceilings as measuring
@@ -128,7 +129,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 
 def test_the_cache_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MELT_CACHE_DIR", str(tmp_path))
-    assert load_ceilings().reason == "none measured on this machine yet"
+    assert load_ceilings().reason == "no ceilings measured on this machine yet"
     assert save_ceilings(make()).parent == tmp_path
     assert load_ceilings(now=NOW).ceilings == make()
     before = measuring.cache_path()
@@ -199,6 +200,24 @@ def test_a_disturbed_measurement_says_so() -> None:
     assert measuring._disturbance((quiet, quiet)) == ()
     (note,) = measuring._disturbance((quiet, disturbed))
     assert note.startswith("disturbed: 1 of 2")
+
+
+def test_more_threads_that_do_less_are_doubted() -> None:
+    assert ceiling_doubts(make()) == ()
+    # GIVEN two that are lower with four threads than with fewer, one with two, and one by so little that it is chance
+    lower = {("f32_avx2", 4): 150e9, ("memory", 4): 20e9, ("L2", 2): 90e9, ("L3", 2): 29.5e9}
+    rows = make().ceilings
+    changed = tuple(dataclasses.replace(row, value=lower.get((row.family, row.n_threads), row.value)) for row in rows)
+    two, four = ceiling_doubts(make(ceilings=changed))
+    assert two.startswith("ceilings with 2 threads are lower than with fewer, by up to 10% (L2): ")
+    assert four.startswith("ceilings with 4 threads are lower than with fewer, by up to 25% (f32_avx2, memory): ")
+    assert "melt doctor --ceilings --remeasure measures again" in four
+    assert " ".join(format_ceilings(make(ceilings=changed)).split()).count("are lower than with fewer") == 2
+
+
+def test_the_ceilings_own_note_of_disturbance_is_repeated() -> None:
+    (doubt,) = ceiling_doubts(make(notes=("memory, 1 thread: x", "disturbed: 7 of 28 medians lie below")))
+    assert doubt == "ceilings disturbed: 7 of 28 medians lie below"
 
 
 def test_a_missing_frequency_is_a_note(tmp_path: Path) -> None:

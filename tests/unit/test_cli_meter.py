@@ -75,6 +75,15 @@ def test_recordings_that_cannot_be_joined(case: str, folder: Path, capsys: pytes
     assert not (folder / "j.melt").exists()
 
 
+@pytest.mark.parametrize("name", ["t.melt", "r.csv"])
+def test_an_output_that_is_an_input_is_refused(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (folder / name).read_bytes()
+    (folder / "j.melt").symlink_to(folder / name)
+    assert join(folder) == 2
+    assert "the output is the input; name another file" in capsys.readouterr().err
+    assert (folder / name).read_bytes() == before
+
+
 def test_a_recording_that_is_written_is_read_the_same(tmp_path: Path) -> None:
     power = np.array([1.5, np.nan, 2.25])
     time_ns = np.array([0, 100_000_123, 200_000_000])

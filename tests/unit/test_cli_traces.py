@@ -5,19 +5,23 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
 import sys
 import termios
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from fakes.needs import lacking
 from fakes.trace_builder import toy_trace
 from melt_core.analysis.group import GROUP_KEYS
 from melt_core.cli import completion, export, ops
 from melt_core.cli.main import COMMANDS, main
+from melt_core.report import human
 from melt_core.report.export import FORMATS
 
 MELT = [sys.executable, "-c", "import sys; from melt_core.cli import main; sys.exit(main())"]
@@ -61,6 +65,21 @@ def test_ops_json(toy: str, capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert [row["key"] for row in rows] == ["MUL_MAT", "SAMPLE", "TOKENIZE", "RMS_NORM+MUL", "GET_ROWS"]
     assert rows[1]["bytes"] is None
+    for row in rows:
+        assert all(isinstance(row[name], int | None) for name in ("bytes", "flops", "live_bytes"))
+    assert (rows[0]["bytes"], rows[0]["flops"], rows[0]["live_bytes"]) == (10 * 4400, 10 * 16000, 4000)
+
+
+def test_ops_as_text_names_what_has_no_key_and_counts_what_it_says(
+    toy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for key in ("layer", "weight"):
+        assert main(["ops", toy, "--by", key]) == 0
+        assert any(line.split("  ")[0].strip() == f"(no {key})" for line in capsys.readouterr().out.splitlines())
+        assert main(["ops", toy, "--by", key, "--json"]) == 0
+        assert None in [row["key"] for row in json.loads(capsys.readouterr().out)]
+    assert main(["ops", "--help"]) == 0
+    assert "dtype is that of the result" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("key", GROUP_KEYS)
@@ -79,11 +98,15 @@ def test_summary(toy: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["chrome", "speedscope", "csv", "parquet"])
-def test_export(toy: str, tmp_path: Path, name: str) -> None:
-    if name == "parquet":
-        pytest.importorskip("pyarrow")
+def test_export(toy: str, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if name == "parquet" and find_spec("pyarrow") is None:
+        lacking("pyarrow is not installed: pip install 'melt_core[store]'")
     assert main(["export", toy, "--format", name, "-o", str(tmp_path / "out")]) == 0
-    assert (tmp_path / "out").stat().st_size > 1000
+    size = (tmp_path / "out").stat().st_size
+    assert size > 1000
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'out'}: {human.size_bytes(size)}   --run N ")
+    assert main(["export", toy, "--format", name, "-o", str(tmp_path / "one"), "--run", "1"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'one'}: {human.size_bytes((tmp_path / 'one').stat().st_size)}\n"
 
 
 def test_report(toy: str, tmp_path: Path) -> None:
@@ -129,6 +152,11 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(f"    {name}" in text for name in COMMANDS)
+    # in the order in which the README names them
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"The commands, in the order of a first session: (.*?)\. Each\s", readme, re.DOTALL)
+    assert re.findall("`([a-z]+)`", listed) == list(COMMANDS)
+    assert re.findall(r"^    ([a-z]+)\s", text[text.index("COMMAND\n") :], re.MULTILINE) == list(COMMANDS)
 
 
 def test_interrupt(toy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,7 +179,7 @@ def test_a_reader_that_goes_away_is_no_error(toy: str) -> None:
 def test_full_standard_output(toy: str) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run([*MELT, "ops", toy], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (1, b"melt: error: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, b"melt: error: standard output: No space left on device\n")
 
 
 def on_a_terminal(columns: int, *arguments: str) -> list[str]:
@@ -174,7 +202,7 @@ def on_a_terminal(columns: int, *arguments: str) -> list[str]:
 
 def test_a_wide_terminal_shows_all_columns(toy: str) -> None:
     narrow, wide = (on_a_terminal(columns, "ops", toy, "--by", "weight") for columns in (60, 200))
-    assert "no room for: live_bytes" in narrow
+    assert "no room for: live; use a wider terminal or --json" in narrow
     assert max(map(len, narrow)) <= 80
     assert wide[0].split()[-1] == "live"
     assert not any(line.startswith("no room for: ") for line in wide)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fakes.needs import lacking
 from fakes.trace_builder import METADATA, US, TraceBuilder, definitions, rows_of
 from melt_core.cli.main import main
 from melt_core.errors import TraceError
@@ -246,7 +249,9 @@ class TestExports:
         assert {event["tid"] for event in ops}.isdisjoint({off["tid"]})
 
     def test_parquet(self, trace: Trace, tmp_path: Path) -> None:
-        parquet = pytest.importorskip("pyarrow.parquet")
+        if find_spec("pyarrow") is None:
+            lacking("pyarrow is not installed: pip install 'melt_core[store]'")
+        parquet = import_module("pyarrow.parquet")
         trace.export(tmp_path / "t.parquet", format="parquet")
         table = parquet.read_table(tmp_path / "t.parquet")
         assert table["cycles"].to_pylist()[:2] == [1000.0, 1000.0]

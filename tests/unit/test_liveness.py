@@ -116,6 +116,24 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 + 5 + 1 + 3 + 4
     assert max(map(len, lines)) <= 80
+    assert [line.split()[:3:2] for line in lines[3:8]] == [
+        ["40.0", "1"], ["40.0", "3"], ["30.0", "2"], ["10.0", "0"], ["5.00", "4"]
+    ]  # fmt: skip
+
+
+def test_the_largest_ops_of_a_graph_or_all_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "l.melt")
+    live_trace(path=tmp_path / "l.melt")
+    assert main(["memory", path, "--activations", "--top", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in lines[3:5]] == ["1", "3"]
+    assert lines[5] == "... 3 more of 5 ops: --all shows them in their order"
+    assert main(["memory", path, "--activations", "--all"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in lines[3:8]] == ["0", "1", "2", "3", "4"]
+    for wrong in (["--top", "2"], ["--all"], ["--activations", "--top", "0"], ["--activations", "--top", "2", "--all"]):
+        assert main(["memory", path, *wrong]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_chrome_counter_and_report(tmp_path: Path) -> None:

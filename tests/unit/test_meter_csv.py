@@ -116,6 +116,11 @@ REFUSED = {
     "all bad": ("time (s),power (W)\n0,1\n1,x\n2,y\n3,1\n", "2 of 4 rows cannot be read"),
     "other columns later": ("time (s),power (W)\n" + "".join(f"{n},1\n" for n in range(5)) + "6,1,2,3\n" * 5, "cells"),
     "mixed zones": ("time,power (W)\n2026-01-01T00:00:00Z,1\n2026-01-01T00:00:01,1\n", "some have none"),
+    "a quote that is never closed": ('time (s),power (W)\n0,1\n1,"2' + "9" * 150_000, "field larger than field limit"),
+    "the same further down": (
+        "time (s),power (W)\n" + "".join(f"{n},1\n" for n in range(300)) + '300,"' + "9" * 150_000,
+        "field larger than field limit",
+    ),
     "no such day": ("time,power (W)\n2026-02-30 00:00:00,1\n2026-02-30 00:00:01,1\n", "no such date"),
 }
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import html.parser
 import json
+from decimal import Decimal
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fakes.needs import lacking
 from fakes.trace_builder import METADATA, TraceBuilder, definitions, rows_of, toy_trace
 from melt_core.errors import InvalidArgumentError, StorageError
 from melt_core.report import human, report
@@ -19,6 +23,45 @@ from melt_core.trace import Trace
 from melt_core.trace.format import ChunkKind
 
 VOID = {"meta", "br"}
+
+
+def overlapping_trace() -> Trace:
+    """Returns the toy trace as older cores wrote some: start and duration rounded apart, so that slices overlap."""
+    whole, builder = Trace.from_bytes(toy_trace()), TraceBuilder()
+    builder.metadata(METADATA)
+    builder.records(ChunkKind.OP_DEFINITIONS, definitions())
+    for kind in (ChunkKind.RUNS, ChunkKind.PHASES, ChunkKind.TOKENS, ChunkKind.GRAPHS, ChunkKind.OPS):
+        rows = whole.records(kind).copy()
+        if kind in (ChunkKind.PHASES, ChunkKind.TOKENS):
+            rows["duration_ns"] += 1
+        if kind == ChunkKind.OPS:
+            rows["wait_ns"][rows["wait_ns"] > 0] += 1
+            rows["compute_ns"][::3] += 1
+            rows = rows[::-1]  # nor need they come in order of time
+        builder.records(kind, rows)
+    return Trace.from_bytes(builder.finish())
+
+
+def slices_of_tracks(path: Path) -> list[list[tuple[int, int]]]:
+    """Returns start and end of the slices of each track, in whole ns, as they lie in a Chrome export."""
+    tracks: dict[int, list[tuple[int, int]]] = {}
+    for event in json.loads(path.read_text(), parse_float=Decimal)["traceEvents"]:
+        if event["ph"] == "X":
+            start_ns, duration_ns = (int(event[name] * 1000) for name in ("ts", "dur"))
+            tracks.setdefault(event["tid"], []).append((start_ns, start_ns + duration_ns))
+    return list(tracks.values())
+
+
+def overlaps_in_part(slices: list[tuple[int, int]]) -> bool:
+    """Tells whether two slices neither nest nor are disjoint."""
+    open_until: list[int] = []
+    for start_ns, end_ns in sorted(slices, key=lambda each: (each[0], -each[1])):
+        while open_until and open_until[-1] <= start_ns:
+            open_until.pop()
+        if open_until and end_ns > open_until[-1]:
+            return True
+        open_until.append(end_ns)
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +98,24 @@ class TestChrome:
             ordered = sorted(slices)
             assert all(first[1] <= second[0] + 1e-6 for first, second in pairwise(ordered))
 
+    @pytest.mark.parametrize("run", [None, 2])
+    def test_slices_that_overlap_in_the_trace_end_where_the_next_begins(self, run: int | None, tmp_path: Path) -> None:
+        # GIVEN slices that overlap by 1 or 2 ns, in the trace
+        trace = overlapping_trace()
+        ops = trace.ops[trace.ops["thread"] == 1]
+        starts = ops["start_ns"].astype(int)
+        raw = list(zip(starts, starts + ops["compute_ns"] + ops["wait_ns"], strict=True))
+        assert overlaps_in_part(raw)
+        # THEN they do not in the file, and none is lost
+        trace.export(tmp_path / "t.json", format="chrome", run=run)
+        tracks = slices_of_tracks(tmp_path / "t.json")
+        assert not any(map(overlaps_in_part, tracks))
+        assert all(end_ns > start_ns for slices in tracks for start_ns, end_ns in slices)
+        n_ops = sum(run is None or row.run == run for row in trace.ops)
+        assert sum(map(len, tracks[2:])) == n_ops + sum(
+            row.wait_ns > 0 and (run is None or row.run == run) for row in trace.ops
+        )
+
     def test_one_run_only(self, trace: Trace, tmp_path: Path) -> None:
         trace.export(tmp_path / "t.json", format="chrome", run=2)
         events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
@@ -76,6 +137,16 @@ class TestSpeedscope:
             n_frames = len(found["shared"]["frames"])
             assert all(0 <= frame < n_frames for sample in profile["samples"] for frame in sample)
 
+    def test_slices_that_overlap_in_the_trace_do_not_move_what_follows(self, tmp_path: Path) -> None:
+        trace = overlapping_trace()
+        trace.export(tmp_path / "t.json", format="speedscope")
+        ops = trace.ops
+        for thread, profile in enumerate(json.loads((tmp_path / "t.json").read_text())["profiles"]):
+            mine = ops[ops["thread"] == thread]
+            span = int((mine["start_ns"] + mine["compute_ns"] + mine["wait_ns"]).max() - mine["start_ns"].min())
+            assert sum(profile["weights"]) == profile["endValue"] == span
+            assert min(profile["weights"]) > 0
+
 
 class TestTables:
     def test_csv(self, trace: Trace, tmp_path: Path) -> None:
@@ -86,7 +157,9 @@ class TestTables:
         assert sum(int(row["compute_ns"]) for row in rows) == int(trace.ops["compute_ns"].sum())
 
     def test_parquet(self, trace: Trace, tmp_path: Path) -> None:
-        parquet = pytest.importorskip("pyarrow.parquet")
+        if find_spec("pyarrow") is None:
+            lacking("pyarrow is not installed: pip install 'melt_core[store]'")
+        parquet = import_module("pyarrow.parquet")
         trace.export(tmp_path / "t.parquet", format="parquet")
         table = parquet.read_table(tmp_path / "t.parquet")
         assert table.column_names == list(trace.ops.columns)
@@ -211,6 +284,10 @@ class TestText:
             (human.count(None), "-"),
             (human.count(86.1e9), "86.1 G"),
             (human.percent(0.1234), "12.3 %"),
+            (human.percent(0.0), "0.0 %"),
+            (human.percent(0.0003), "<0.1 %"),
+            (human.percent(0.0006), "0.1 %"),
+            (human.disturbed(21, 64890, None), "21 of 64890 op groups (<0.1 %): a thread lost its processor"),
             (human.overhead(None, None), "not measured"),
             (human.overhead(1.01, (1.005, 1.015)), "1.00 % faster (95 % CI -1.50 to -0.50 %)"),
             (human.overhead(0.999, (0.99, 1.01)), "0.10 % slower (95 % CI -1.00 to +1.00 %: no difference seen)"),

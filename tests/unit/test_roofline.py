@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from melt_core.cli.main import main
 from melt_core.errors import InvalidArgumentError
 from melt_core.report import report
 from melt_core.report._roofline_chart import standalone
-from melt_core.report.roofline_text import format_roofline
+from melt_core.report.roofline_text import format_roofline, mbu_warnings
 from melt_core.trace import Trace
 from melt_core.trace.format import OP_DEFINITION, RUN_WARMUP, ChunkKind, Phase, StopReason
 
@@ -174,7 +175,28 @@ class TestPhase:
         found = roofline(trace, CEILINGS, phase="prefill")
         assert found.compute_share == 1.0
         assert found.rows[0].ceiling_ratio == pytest.approx(2.0)
-        assert found.warnings[0].startswith("prefill, MUL_MAT: more than 105% of its ceiling: the kernel used faster")
+        assert found.warnings[0].startswith(
+            "prefill: 1 row of 1 (MUL_MAT) at more than 105% of the ceiling: either the ceiling was measured too low "
+            "(melt doctor --ceilings --remeasure measures again), or the kernel used faster instructions"
+        )
+
+    def test_rows_over_their_ceiling_are_counted_by_reason_and_named_where_shown(self) -> None:
+        # GIVEN ten products, each twice as slow as the one before: 2816 bytes at 20 GB/s take 140.8 ns, and eight less
+        fast = [(f"op{n}", "MUL_MAT", "ffn", "w", *DECODE[0][4:8], 1 << n) for n in range(10)]
+        found = roofline(made_trace(fast), FakeCeilings(memory_bandwidth=1e10, rates={"int8_avx2": 1e15}), by="name")
+        over = [row.key for row in found.rows if row.warning]
+        assert over == [f"op{n}" for n in range(7, -1, -1)]
+        # THEN they are one warning, and it names none that is not in the table
+        (line,) = found.row_warnings(4)
+        assert line.startswith("decode: 8 rows of 10 (op7, op6) at more than 105% of the ceiling: either ")
+        assert line.endswith("or part of the weights stayed in a cache between two steps")
+        (line,) = found.row_warnings(2)
+        assert line.startswith("decode: 8 rows of 10 at more than")
+        (line,) = found.row_warnings(None)
+        assert "(op7, op6, op5, op4, op3, op2, op1, op0)" in line
+        text = format_roofline([found], mbu_of(made_trace(fast), CEILINGS), "m", max_rows=4)
+        assert text.count("warning: decode:") == 1
+        assert "op5" not in text
 
     @pytest.mark.parametrize(
         ("spec", "reason"),
@@ -278,6 +300,30 @@ class TestOutput:
         assert "MBU of decode: 18.9 % = (2.56 kB weights + 1.22 kB KV) x 100000 tok/s / 2.00 GB/s" in flat
         assert "200.0 %!" in flat
 
+    def test_each_table_has_its_phase_above_it_and_whole_counts(self, trace: Trace) -> None:
+        found = [roofline(trace, CEILINGS, phase=phase) for phase in PHASES]
+        lines = format_roofline(found, mbu_of(trace, CEILINGS), CEILINGS.describe()).splitlines()
+        for phase in PHASES:
+            heading = lines[lines.index(phase) + 1].split()
+            assert heading[:3] == ["op_type", "count", "wall"]
+        many = dataclasses.replace(found[1], rows=(dataclasses.replace(found[1].rows[0], count=25953),))
+        text = format_roofline([many], mbu_of(trace, CEILINGS), CEILINGS.describe())
+        assert "25953" in text.splitlines()[4].split()
+
+    def test_an_impossible_mbu_and_doubtful_ceilings_are_warned_of(self, trace: Trace) -> None:
+        class Doubtful(FakeCeilings):
+            def doubts(self) -> tuple[str, ...]:
+                return ("ceilings disturbed: 7 of 28",)
+
+        low = Doubtful(memory_bandwidth=1e8)  # 377.6 MB/s used: 188.8 % of 200 MB/s
+        found = [roofline(trace, low, phase=phase) for phase in PHASES]
+        text = format_roofline(found, mbu_of(trace, low), low.describe())
+        flat = " ".join(text.split())
+        assert flat.count("warning: ceilings disturbed: 7 of 28") == 1
+        assert "warning: MBU of decode is more than 105%: either the ceiling was measured too low" in flat
+        assert max(map(len, text.splitlines())) <= 80
+        assert mbu_warnings(mbu_of(trace, CEILINGS)) == []
+
     def test_svg_is_well_formed_and_escaped(self, trace: Trace) -> None:
         import xml.etree.ElementTree as ElementTree
 
@@ -318,6 +364,7 @@ class TestCommand:
         assert found["mbu"]["ratio"] == pytest.approx(0.1888)
         assert list(found["phases"]) == ["decode"]
         assert [row["key"] for row in found["phases"]["decode"]["rows"]] == ["FLASH_ATTN_EXT", "MUL_MAT"]
+        assert (found["phases"]["decode"]["warnings"], found["mbu"]["warnings"]) == ([], [])
         assert found["phases"]["decode"]["bandwidths"][0] == {"working_set_bytes": 4608, "bytes_per_s": 2e9}
 
     def test_table_and_svg(self, path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -333,7 +380,7 @@ class TestCommand:
         assert main(["roofline", str(tmp_path / "t.melt")]) == 1
         captured = capsys.readouterr()
         assert captured.err.count("\n") == 1
-        assert "melt doctor --ceilings" in captured.err
+        assert "no ceilings measured on this machine yet: measure them with `melt doctor --ceilings`" in captured.err
 
     @pytest.mark.parametrize(
         ("arguments", "code", "expected"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
+from fakes.needs import lacking
 from fakes.trace_builder import toy_trace
 from melt_core.errors import InvalidArgumentError
 from melt_core.trace import Table, Trace
@@ -115,7 +119,8 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 
 
 def test_arrow_keeps_values_and_nulls(trace: Trace) -> None:
-    pytest.importorskip("pyarrow")
+    if find_spec("pyarrow") is None:
+        lacking("pyarrow is not installed: pip install 'melt_core[store]'")
     arrow = trace.ops[3:20].to_arrow()
     assert arrow.num_rows == 17
     rows = [{name: row[name] for name in ("op", "layer", "phase", "start_ns")} for row in arrow.to_pylist()]
@@ -127,7 +132,9 @@ def test_arrow_keeps_values_and_nulls(trace: Trace) -> None:
 
 
 def test_pandas_keeps_values_and_nulls(trace: Trace) -> None:
-    pandas = pytest.importorskip("pandas")
+    if find_spec("pandas") is None:
+        lacking("pandas is not installed: pip install 'melt_core[store]'")
+    pandas = import_module("pandas")
     frame = trace.ops.to_pandas()
     assert frame["op"].tolist() == trace.ops["op"].tolist()
     assert frame["layer"].isna().sum() == (trace.ops["layer"] == -1).sum()

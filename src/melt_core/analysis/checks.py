@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 MAX_SPREAD_RATIO = 0.10
 MIN_RUNS = 3
 MIN_CONSERVATION_RATIO = 0.995
-_STEADY_FIGURES = ("ttft_ms", "prefill_tok_s", "decode_tok_s", "tpot_ms")
+#: Figures that should hardly differ between runs, as the summary names them.
+_STEADY_FIGURES = {"ttft_ms": "TTFT", "prefill_tok_s": "prefill", "decode_tok_s": "decode", "tpot_ms": "TPOT"}
+_ENOUGH_RUNS = 10
 
 
 class _Counts(Protocol):
@@ -40,16 +42,32 @@ def stability_warnings(
     warnings = []
     if 0 < len(measured) < MIN_RUNS:
         warnings.append(f"only {len(measured)} measured run(s): use repeats=5 or more to see the spread")
-    for name in _STEADY_FIGURES:
-        stat = figures.get(name)
-        if stat is not None and stat.n > 1 and stat.spread_ratio > MAX_SPREAD_RATIO:
-            warnings.append(f"{name} is unsteady: its IQR is {stat.spread_ratio:.0%} of the median over {stat.n} runs")
+    warnings += _spread_warnings(figures)
     if counts.dropped:
         kept = counts.records + counts.dropped
         warnings.append(f"{counts.dropped} of {kept} op records were dropped because a buffer was full")
     warnings += _conservation_warnings(conservation)
     warnings += _run_warnings(trace, measured)
     return warnings
+
+
+def _spread_warnings(figures: Mapping[str, Stat | None]) -> list[str]:
+    """Returns one line for all figures that differ much between runs: they mostly do so together."""
+    stats = {label: figures.get(name) for name, label in _STEADY_FIGURES.items()}
+    unsteady = {
+        label: stat
+        for label, stat in stats.items()
+        if stat is not None and stat.n > 1 and stat.spread_ratio > MAX_SPREAD_RATIO
+    }
+    if not unsteady:
+        return []
+    low, high = (f"{pick(stat.spread_ratio for stat in unsteady.values()) * 100:.0f}" for pick in (min, max))
+    spread = f"{low} %" if low == high else f"{low} to {high} %"
+    n_runs = max(stat.n for stat in unsteady.values())
+    return [
+        f"{', '.join(unsteady)} {'varies' if len(unsteady) == 1 else 'vary'} by {spread} (IQR / median, {n_runs} runs):"
+        f" end other work, or use --repeats {max(_ENOUGH_RUNS, 2 * n_runs)}"
+    ]
 
 
 def _conservation_warnings(conservation: Conservation) -> list[str]:
@@ -71,7 +89,8 @@ def _run_warnings(trace: Trace, measured: NDArray[Any]) -> list[str]:
     if cut_off:
         warnings.append(f"{cut_off} of the runs behind these figures were cancelled or failed before their end")
     n_threads = int(picked["n_threads"].max()) if len(picked) else 0
-    n_cpus = number(trace.metadata, "device", "n_cpus")
+    usable = number(trace.metadata, "device", "n_cpus_allowed")
+    n_cpus = number(trace.metadata, "device", "n_cpus") if usable is None else usable
     if n_cpus is not None and n_threads > n_cpus > 0:
         warnings.append(f"{n_threads} threads on {n_cpus:.0f} processors: waiting at barriers dominates")
     n_stated = sum(runs["n_records"].tolist())

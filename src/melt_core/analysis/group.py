@@ -250,7 +250,7 @@ def _by_definition(trace: Trace, selection: Selection, field: str) -> Table:
     definitions = trace.records(ChunkKind.OP_DEFINITIONS)
     sums = per_definition(trace, selection)
     keys, group_of = np.unique(definitions[field], return_inverse=True)
-    n_bytes = definitions["bytes_read"] + definitions["bytes_written"]
+    n_bytes = bytes_moved(definitions)
     grouped = sums.regrouped(group_of, len(keys))
     known_bytes = _known_total(sums.count, n_bytes, group_of, len(keys))
     known_flops = _known_total(sums.count, definitions["flops"], group_of, len(keys))
@@ -258,6 +258,14 @@ def _by_definition(trace: Trace, selection: Selection, field: str) -> Table:
     if field == "layer":
         return _table(trace, keys, grouped, known_bytes, known_flops, live, missing=-1)
     return _table(trace, decode_text(keys), grouped, known_bytes, known_flops, live, missing="")
+
+
+def bytes_moved(definitions: Array) -> Array:
+    """Returns bytes read and written by each op; NaN where not known, as where a damaged file says infinity."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        moved = definitions["bytes_read"] + definitions["bytes_written"]
+    known: Array = np.where(np.isfinite(moved), moved, np.nan)
+    return known
 
 
 def _known_total(count: Array, each: Array, group_of: Array, n_groups: int) -> Array:
@@ -277,7 +285,7 @@ def _known_most(count: Array, each: Array, group_of: Array, n_groups: int) -> Ar
 
 def _by_phase(trace: Trace, selection: Selection) -> Table:
     definitions = trace.records(ChunkKind.OP_DEFINITIONS)
-    n_bytes = definitions["bytes_read"] + definitions["bytes_written"]
+    n_bytes = bytes_moved(definitions)
     n_codes = len(definitions) * _N_PHASES
     sums = _summed(trace, selection, n_codes, lambda block, phase: block["op"].astype(np.intp) * _N_PHASES + phase)
     group_of = np.tile(np.arange(_N_PHASES), len(definitions))

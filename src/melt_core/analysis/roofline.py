@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from melt_core.analysis.group import Selection, per_definition
+from melt_core.analysis.ceiling_checks import MAX_CEILING_RATIO, why_over
+from melt_core.analysis.group import Selection, bytes_moved, per_definition
 from melt_core.analysis.streamed import (
     ATTENTION,
     Attended,
@@ -40,8 +41,8 @@ Array = NDArray[Any]
 
 BY = ("op_type", "name", "module")
 PHASES = ("prefill", "decode")
-#: Above this share of its ceiling, an op's figures are questioned.
-MAX_CEILING_RATIO = 1.05
+#: A warning names rows that are among so many of the longest, unless it is told how many are shown.
+_NAMED_ROWS = 8
 
 _FIELD_OF_KEY = {"op_type": "op_type", "name": "op", "module": "module"}
 _PRODUCTS = ("MUL_MAT", "MUL_MAT_ID")
@@ -66,6 +67,10 @@ class Ceilings(Protocol):
 
     def describe(self) -> str:
         """Returns in one line which machine they are of, and when they were measured."""
+        ...
+
+    def doubts(self) -> tuple[str, ...]:
+        """Returns one line for each reason to distrust them."""
         ...
 
 
@@ -118,6 +123,7 @@ class Roofline:
         no_formula: Op types without a formula: listed, never guessed.
         bandwidths: (working set in bytes, B/s) of the bandwidth ceilings used, those of most time first.
         rates: (family, FLOP/s) of the arithmetic ceilings used, those of most time first.
+        ceiling_warnings: Why the ceilings are to be distrusted.
     """
 
     phase: str
@@ -132,7 +138,27 @@ class Roofline:
     no_formula: tuple[str, ...]
     bandwidths: tuple[tuple[float, float], ...]
     rates: tuple[tuple[str, float], ...]
-    warnings: tuple[str, ...] = field(default=())
+    ceiling_warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why to distrust the ceilings, and the figures of rows that exceed theirs."""
+        return (*self.ceiling_warnings, *self.row_warnings())
+
+    def row_warnings(self, n_shown: int | None = _NAMED_ROWS) -> tuple[str, ...]:
+        """Returns one line for each reason why rows exceed their ceiling, with how many do.
+
+        Args:
+            n_shown: Rows are named where they are among so many of the longest; None: all of them.
+        """
+        lines = []
+        for reason in dict.fromkeys(row.warning for row in self.rows if row.warning):
+            over = [at for at, row in enumerate(self.rows) if row.warning == reason]
+            named = [self.rows[at].key or "other" for at in over if n_shown is None or at < n_shown]
+            names = f" ({', '.join(named)})" if named else ""
+            count = "1 row" if len(over) == 1 else f"{len(over)} rows"
+            lines.append(f"{self.phase}: {count} of {len(self.rows)}{names} at {reason}")
+        return tuple(lines)
 
 
 @dataclass(frozen=True)
@@ -212,10 +238,7 @@ def roofline(trace: Trace, ceilings: Ceilings, *, by: str = "op_type", phase: st
         no_formula=tuple(decode_text(no_formula)),
         bandwidths=_used_bandwidths(costs),
         rates=_used_rates(costs),
-        warnings=(
-            *_machine_warnings(trace, ceilings),
-            *(f"{phase}, {row.key or 'other'}: {row.warning}" for row in rows if row.warning),
-        ),
+        ceiling_warnings=(*_machine_warnings(trace, ceilings), *ceilings.doubts()),
     )
 
 
@@ -241,7 +264,7 @@ def _costs(
 ) -> _Costs:
     definitions = trace.records(ChunkKind.OP_DEFINITIONS)
     sums = per_definition(trace, Selection(phase=int(Phase[phase.upper()])))
-    each = definitions["bytes_read"] + definitions["bytes_written"]
+    each = bytes_moved(definitions)
     missing = np.zeros(len(definitions)) if attended is None else attended.missing
     n_bytes = sums.count * each - np.where(missing > 0, missing * streamed.cache, 0.0)
     flops = (sums.count - missing) * definitions["flops"]
@@ -336,7 +359,7 @@ def _row(key: str, of_key: Array, definitions: Array, costs: _Costs, total_ns: f
         family=None if longest is None else costs.family[longest],
         unknown_ratio=1 - known_ns / wall_ns if wall_ns > 0 else 0.0,
         reason=None if len(placed) else _why_not_placed(len(known), n_bytes),
-        warning=_why_over(definitions[longest], phase, bound) if over and longest is not None else None,
+        warning=why_over(definitions[longest], phase, bound) if over and longest is not None else None,
     )
 
 
@@ -350,23 +373,6 @@ def _why_not_placed(n_known: int, n_bytes: float) -> str:
     if n_bytes <= 0:
         return "it reads and writes nothing"
     return "no ceiling was measured for this working set or instruction family at this number of threads"
-
-
-def _why_over(definition: Any, phase: str, bound: str | None) -> str:
-    """Returns what makes an op of this kind report more than its ceiling."""
-    op_type = definition["op_type"].decode("utf-8", "replace").partition("+")[0]
-    prefix = f"more than {MAX_CEILING_RATIO:.0%} of its ceiling: "
-    if bound == "compute":
-        return prefix + "the kernel used faster instructions than the family assumed, or the clock ran faster then"
-    if op_type == ATTENTION and phase == "prefill":
-        return prefix + "masked and padded positions are counted by shape, but the kernel skips them"
-    if op_type == ATTENTION:
-        return prefix + "K and V came from a cache, or a sliding window spared positions that are counted"
-    if op_type == "MUL_MAT_ID":
-        return prefix + "experts are counted by shape as all different, and some came twice or from a cache"
-    if definition["weight"]:
-        return prefix + "part of the weights stayed in a cache between two steps"
-    return prefix + "its data lay in a nearer cache than the working set suggests: the op before had just written it"
 
 
 def _used_bandwidths(costs: _Costs) -> tuple[tuple[float, float], ...]:

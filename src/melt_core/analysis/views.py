@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from melt_core.analysis.group import Selection, per_definition
+from melt_core.analysis.group import Selection, bytes_moved, per_definition
 from melt_core.analysis.summary import measured_runs
 from melt_core.trace.format import TOKEN_CUT, ChunkKind, Phase
 from melt_core.trace.tables import decode_text
@@ -132,9 +132,7 @@ def top_ops(trace: Trace, *, n: int = 15) -> list[OpTotals]:
     names, first, group_of = np.unique(definitions["op"], return_index=True, return_inverse=True)
     wall_ns = np.bincount(group_of, weights=sums.wall_ns, minlength=len(names))
     count = np.bincount(group_of, weights=sums.count, minlength=len(names))
-    n_bytes = np.bincount(
-        group_of, weights=sums.count * (definitions["bytes_read"] + definitions["bytes_written"]), minlength=len(names)
-    )
+    n_bytes = np.bincount(group_of, weights=sums.count * bytes_moved(definitions), minlength=len(names))
     flops = np.bincount(group_of, weights=sums.count * definitions["flops"], minlength=len(names))
     found = []
     for number in np.argsort(-wall_ns, kind="stable")[:n].tolist():

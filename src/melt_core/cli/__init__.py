@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from melt_core.cli.main import main
+import sys
+
+try:
+    from melt_core.cli.main import main
+except KeyboardInterrupt:  # while it was imported: `main` itself words this once it runs
+    sys.stderr.write("melt: error: interrupted\n")
+    sys.exit(130)
 
 __all__ = ["main"]

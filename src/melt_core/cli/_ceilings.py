@@ -36,6 +36,12 @@ class MachineCeilings:
         """Returns which machine they are of, and when they were measured."""
         return f"{self.measured.cpu_model}, measured {self.measured.measured_at}"
 
+    def doubts(self) -> tuple[str, ...]:
+        """Returns one line for each reason to distrust them."""
+        from melt_core.analysis.ceiling_checks import ceiling_doubts
+
+        return ceiling_doubts(self.measured)
+
 
 def cached_ceilings() -> MachineCeilings | None:
     """Returns the ceilings that were measured on this machine before; None if there are none to be used."""
@@ -55,5 +61,5 @@ def required_ceilings() -> MachineCeilings:
 
     found = load_ceilings()
     if found.ceilings is None:
-        raise MeltError(f"{found.reason or 'no ceilings'}: measure them with `melt doctor --ceilings`")
+        raise MeltError(f"{found.reason or 'no ceilings to be used'}: measure them with `melt doctor --ceilings`")
     return MachineCeilings(found.ceilings)

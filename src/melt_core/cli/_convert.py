@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from melt_core.cli._output import print_json
+from melt_core.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from melt_core.models.mlc.convert import Conversion
@@ -23,7 +24,13 @@ def add_convert_parser(actions: Any) -> None:
     parser.add_argument("model", metavar="SRC", help="a GGUF file, a directory with safetensors, or a catalogue name")
     parser.add_argument("--runtime", choices=("mlc",), required=True, help="the runtime to convert for")
     parser.add_argument("--quant", choices=QUANTIZATIONS, required=True, help="how weights are stored")
-    parser.add_argument("--target", choices=TARGETS, default="host", help="the machine it is for (default: this one)")
+    parser.add_argument(
+        "--target",
+        choices=TARGETS,
+        default="host",
+        metavar="TARGET",
+        help=f"the machine it is for: {', '.join(TARGETS)} (default: host, this one)",
+    )
     parser.add_argument("--linker", metavar="PROGRAM", default="", help="a compiler that links for the target")
     parser.add_argument("-o", "--output", metavar="DIR", required=True, help="the directory to make")
     parser.add_argument(
@@ -39,6 +46,8 @@ def run_convert(args: argparse.Namespace) -> int:
     from melt_core.models import resolve
     from melt_core.models.mlc.convert import convert
 
+    if not args.output:
+        raise InvalidArgumentError("the output's name is empty: name the directory to make")
     with Progress(sys.stderr) as progress:
         done = convert(
             resolve(args.model),

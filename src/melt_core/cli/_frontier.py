@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from melt_core.cli._output import print_json
 from melt_core.cli._progress import Progress
+from melt_core.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from melt_core.profiling.frontier import Frontier
@@ -29,6 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-seconds", type=float, default=300.0, metavar="S", help="bound of each search (default: 300)"
     )
+
+
+def check_sizes(args: argparse.Namespace) -> None:
+    """Raises InvalidArgumentError for a size that cannot be, whether it is needed or not."""
+    for name in ("ctx", "max_ctx", "limit_bytes"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InvalidArgumentError(f"--{name.replace('_', '-')} {value}: give at least 1")
 
 
 def run_frontier(args: argparse.Namespace) -> int:

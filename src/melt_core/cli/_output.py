@@ -25,12 +25,20 @@ def open_trace(path: str) -> Trace:
     return trace
 
 
-def check_writable(output: Path) -> None:
+def check_writable(output: str) -> None:
     """Fails before anything is measured, not after. Raises: StorageError."""
-    if output.is_dir():
-        raise StorageError(f"cannot write {output}: it is a directory; name a file")
-    if not output.parent.is_dir():
-        raise StorageError(f"cannot write {output}: there is no directory {output.parent}")
+    from melt_core.trace.storage import checked_name
+
+    path = Path(checked_name("write", output))
+    try:
+        if path.is_dir():
+            raise StorageError(f"cannot write {output}: it is a directory; name a file")
+        if not path.parent.is_dir():
+            raise StorageError(f"cannot write {output}: there is no directory {path.parent}")
+    except StorageError:
+        raise
+    except OSError as error:  # as of a name that is too long
+        raise StorageError.from_os_error("write", output, error) from error
 
 
 def terminal_width() -> int | None:

@@ -26,6 +26,13 @@ class Progress:
             self._stream.flush()
             self._drawn = line
 
+    def wipe(self) -> None:
+        """Clears the line, for something else to be printed; the next update draws it again."""
+        if self._drawn:
+            self._stream.write("\r" + " " * len(self._drawn) + "\r")
+            self._stream.flush()
+            self._drawn = ""
+
     def __enter__(self) -> Progress:
         """Returns itself."""
         return self
@@ -34,6 +41,4 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wipes the line."""
-        if self._drawn:
-            self._stream.write("\r" + " " * len(self._drawn) + "\r")
-            self._stream.flush()
+        self.wipe()

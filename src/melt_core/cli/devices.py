@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from melt_core.cli._output import print_json
+from melt_core.cli._output import print_json, terminal_width
 from melt_core.cli._progress import Progress
 from melt_core.errors import InvalidArgumentError, MeltError
 
 if TYPE_CHECKING:
     from melt_core.devices.discovery import Listed
     from melt_core.devices.journal import Entry
+
+
+#: The state and what tells devices apart come first: where there is no room, columns go from the right.
+_HEADINGS = ("device", "state", "model", "OS", "cores", "memory", "battery", "temp.", "SoC")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -51,19 +56,23 @@ def run_list(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"devices": [one.to_json() for one in found.devices], "not_searched": list(found.not_searched)})
         return 0
-    rows: list[tuple[str, ...]] = [("device", "model", "SoC", "OS", "cores", "memory", "battery", "temp.", "state")]
-    rows += [_row(one) for one in found.devices]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    from melt_core.report.text import WIDTH, format_rows
+
+    width = max(WIDTH, terminal_width() or 0)
+    # A URI is what other commands take, so it is never shortened.
+    print("\n".join(format_rows([_HEADINGS, *map(_row, found.devices)], whole=(0,), width=width)))
+    for note in found.not_searched:
+        print(_filled(f"not searched: {note}", width))
     for one in found.devices:
         if one.why:
-            print(f"melt: {one.uri}: {one.why}", file=sys.stderr)
+            print(_filled(f"melt: {one.uri}: {one.why}", width), file=sys.stderr)
         if one.open_runs:
             print(f"melt: {one.uri}: {one.open_runs} runs to bring back: melt devices resume", file=sys.stderr)
-    for note in found.not_searched:
-        print(f"melt: not searched: {note}", file=sys.stderr)
     return 0
+
+
+def _filled(line: str, width: int) -> str:
+    return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _row(one: Listed) -> tuple[str, ...]:
@@ -74,14 +83,14 @@ def _row(one: Listed) -> tuple[str, ...]:
 
     return (
         one.uri,
+        one.state,
         one.model or "-",
-        one.soc or "-",
         one.os or "-",
         shown(one.n_cpus, "{}"),
         human.size_bytes(one.mem_total_bytes),
         shown(one.battery_ratio, "{:.0%}"),
         shown(one.temperature_c, "{:.1f} degC"),
-        one.state,
+        one.soc or "-",
     )
 
 
@@ -94,6 +103,8 @@ def run_runs(args: argparse.Namespace) -> int:
         names = ("run", "uri", "model", "output", "started_wall_s")
         print_json([{name: getattr(entry, name) for name in names} for entry in entries])
         return 0
+    if not entries:
+        print("no open runs")
     for entry in entries:
         started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.started_wall_s))
         print(f"{entry.run}  {entry.uri}  started {started}  {entry.model} -> {entry.output}")

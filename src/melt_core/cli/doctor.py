@@ -14,6 +14,9 @@ from melt_core.errors import InvalidArgumentError, StorageError
 
 if TYPE_CHECKING:
     from melt_core.analysis.ceilings import Ceilings
+    from melt_core.profiling.doctor import Finding
+
+_NOT_THERE = ": No such file or directory"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -41,11 +44,31 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json([vars(finding) for finding in findings])
         return 0
-    for finding in findings:
-        line = f"{finding.state:<8} {finding.subject}: {finding.detail}"
-        width = terminal_width() or len(line)  # elsewhere a finding stays one line
+    from melt_core.report.text import WIDTH
+
+    for state, subject, detail in _folded(findings):
+        line = f"{state:<8} {subject}: {detail}"
+        width = terminal_width() or WIDTH
         print(textwrap.fill(line, width, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False))
     return 0
+
+
+def _folded(findings: list[Finding]) -> list[tuple[str, str, str]]:
+    """Returns state, subject and detail of each finding; the sensors that are absent as one, by their reasons."""
+    shown: list[tuple[str, str, str]] = []
+    absent: dict[str, list[str]] = {}
+    for finding in findings:
+        kind, _, name = finding.subject.partition(" ")
+        if kind == "sensor" and finding.state == "absent":
+            absent.setdefault(finding.detail, []).append(name)
+        else:
+            shown.append((finding.state, finding.subject, finding.detail))
+    not_there = {detail.removesuffix(_NOT_THERE): names for detail, names in absent.items() if _NOT_THERE in detail}
+    reasons = [f"{', '.join(names)}: {detail}" for detail, names in absent.items() if _NOT_THERE not in detail]
+    if not_there:  # the same words for most, so they are said once
+        paths = (f"{path} ({', '.join(names)})" for path, names in not_there.items())
+        reasons.insert(0, f"no such file or directory: {', '.join(paths)}")
+    return [*shown, ("absent", "sensors", "; ".join(reasons))] if reasons else shown
 
 
 def _print_ceilings(*, as_json: bool, remeasure: bool) -> int:
@@ -56,7 +79,7 @@ def _print_ceilings(*, as_json: bool, remeasure: bool) -> int:
     ceilings = None if remeasure else loaded.ceilings
     if ceilings is None:
         if not remeasure:
-            print(f"melt: measuring ceilings: {loaded.reason}", file=sys.stderr)
+            print(f"melt: measuring: {loaded.reason}", file=sys.stderr)
         ceilings = _measured()
     if as_json:
         print_json(asdict(ceilings))

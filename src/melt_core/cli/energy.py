@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import textwrap
 from typing import Any
 
 from melt_core.cli._output import open_trace, print_json
-from melt_core.errors import InvalidArgumentError
+from melt_core.errors import InvalidArgumentError, TraceError
 
 _BY = ("op_type", "module", "phase")
 _TEXT_ROWS = 20
@@ -41,9 +43,14 @@ def run(args: argparse.Namespace) -> int:
 
     if not 0 < args.error <= 100:
         raise InvalidArgumentError(f"--error {args.error}: give a percentage above 0, at most 100")
+    if args.seed < 0:
+        raise InvalidArgumentError(f"--seed {args.seed}: give 0 or more")
     battery = None if args.battery is None else Battery.parse(args.battery)
     trace = open_trace(args.trace)
-    report = energy_of(trace, source=args.source, error_ratio=args.error / 100)
+    try:
+        report = energy_of(trace, source=args.source, error_ratio=args.error / 100)
+    except TraceError as error:
+        return _print_absent(error)
     ops = None if args.by is None else op_energy(trace, by=args.by, report=report, seed=args.seed)
     view = None if battery is None else battery_view(report, battery)
     figures = paper_figures(trace, report, battery) if args.figures else None
@@ -59,3 +66,21 @@ def run(args: argparse.Namespace) -> int:
     parts += [] if figures is None else [text.format_figures(figures)]
     print("\n\n".join(parts))
     return 0
+
+
+def _print_absent(error: TraceError) -> int:
+    """Prints why there is no energy, a reason per line where several sensors are absent. Returns the exit code."""
+    from melt_core.report.text import WIDTH
+
+    lead, mark, text = str(error).partition("): ")
+    reasons: dict[str, list[str]] = {}
+    for part in text.split("; "):
+        name, _, why = part.partition(": ")
+        reasons.setdefault(why, []).append(name)
+    if not mark or len(reasons) < 2:
+        raise error
+    lines = [f"melt: error: {lead}):", *(f"  {', '.join(names)}: {why}" for why, names in reasons.items())]
+    for line in lines:
+        filled = textwrap.fill(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        print(filled, file=sys.stderr)
+    return error.exit_code

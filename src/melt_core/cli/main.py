@@ -1,17 +1,20 @@
 """``melt``: picks the sub-command, and turns whatever goes wrong into one line and an exit code.
 
-Exit codes: 0 done; 1 it failed; 2 bad use, with a line that says what to do; 130 interrupted; 141 the reader went away.
+Exit codes: 0 done; 1 it failed; 2 bad use, with a line that says what to do; 128 + n ended by signal n, as 130 by
+Ctrl-C and 143 by `kill`; 141 the reader went away.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from melt_core.cli._signals import described, ended_in_order, exit_code
 from melt_core.errors import MeltError
 
 #: Commands in the order of a first session; each is a module of this package.
@@ -33,8 +36,9 @@ COMMANDS = (
     "completion",
 )
 
-_INTERRUPTED = 130
 _READER_GONE = 141
+#: What a system says of a file that is written to, not of one that is opened.
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,6 +47,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Prints what was wrong and where to look, and exits with 2."""
         self.exit(2, f"melt: error: {message}; see '{self.prog} --help'\n")
+
+    def print_help(self, file: Any = None) -> None:
+        """Prints how it is used; argparse's own way is silent where that cannot be written."""
+        print(self.format_help(), end="", file=file or sys.stdout)
 
 
 def build_parser(names: Sequence[str] = COMMANDS) -> Parser:
@@ -58,21 +66,22 @@ def build_parser(names: Sequence[str] = COMMANDS) -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``melt`` with the given arguments (those of the process by default). Returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    _make_output_safe()
     try:
-        code = _run(arguments)
-        sys.stdout.flush()
+        _make_output_safe()
+        with ended_in_order():
+            code = _run(arguments)
+            sys.stdout.flush()
         return code
     except MeltError as error:
         return _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _fail("interrupted", _INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        return _fail(described(interrupt), exit_code(interrupt))
     except BrokenPipeError:
         _close_stdout()
         return _READER_GONE
-    except OSError as error:  # of standard output: files are written through StorageError
+    except OSError as error:  # files are written through StorageError: of standard output, or of the system's limits
         _close_stdout()
-        return _fail(error.strerror or str(error), 1)
+        return _fail(_worded(error), 1)
     except MemoryError:
         return _fail("out of memory: choose fewer rows, one run, or a machine with more", 1)
 
@@ -111,8 +120,28 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def _worded(error: OSError) -> str:
+    what = error.strerror or str(error)
+    if error.filename is not None:
+        return f"{error.filename}: {what}"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{what}: this process may open no more; allow more with `ulimit -n`"
+    return f"standard output: {what}" if error.errno in _OF_WRITING else what
+
+
 def _make_output_safe() -> None:
-    """Names in a trace may hold any character; a terminal that lacks it shows its escape instead of failing."""
+    """Names in a trace may hold any character; a terminal that lacks it shows its escape instead of failing.
+
+    Streams that the caller closed lead nowhere: their numbers are taken, lest a file that is opened later gets one.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number that is free: this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

@@ -6,12 +6,15 @@ import argparse
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from melt_core.cli._frontier import add_arguments, run_frontier
+from melt_core.cli._frontier import add_arguments, check_sizes, run_frontier
 from melt_core.cli._output import open_trace, print_json
 from melt_core.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from melt_core.analysis.memory import MemoryAccount
+
+#: Ops of a graph that are shown: a graph has some hundreds.
+_TOP_OPS = 20
 
 
 def add_parser(subparsers: Any) -> None:
@@ -26,7 +29,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--activations", action="store_true", help="instead: live bytes of activations at each op of the largest graphs"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON: a list of rows, sizes in bytes")
+    parser.add_argument("--top", type=int, metavar="N", help=f"of --activations: the N largest (default: {_TOP_OPS})")
+    parser.add_argument("--all", action="store_true", help="of --activations: each op, in the order of the graph")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print JSON: a list of rows, sizes in bytes; with --activations a list of graphs, each with its phase, "
+        "peak, compute buffer and all its ops in order",
+    )
     add_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -35,6 +45,9 @@ def run(args: argparse.Namespace) -> int:
     """Prints the truth table, or searches. A trace without level memory is a TraceError: exit code 1."""
     if (args.trace is None) == (args.frontier is None):
         raise InvalidArgumentError("name a trace, or --frontier MODEL")
+    if not args.activations and (args.top is not None or args.all):
+        raise InvalidArgumentError("--top and --all belong to --activations: give both")
+    check_sizes(args)
     if args.frontier is not None:
         return run_frontier(args)
     if args.activations:
@@ -56,6 +69,8 @@ def _run_activations(args: argparse.Namespace) -> int:
     from melt_core.errors import TraceError
     from melt_core.report.activations import graph_lines
 
+    if args.top is not None and (args.top < 1 or args.all):
+        raise InvalidArgumentError(f"--top {args.top}: ask for at least one row, or for --all")
     trace = open_trace(args.trace)
     graphs = live_graphs(trace)
     if not graphs:
@@ -64,7 +79,8 @@ def _run_activations(args: argparse.Namespace) -> int:
     if args.json:
         print_json([graph.to_json(ops=True) for graph in graphs])
     else:
-        print("\n\n".join("\n".join(graph_lines(graph)) for graph in graphs))
+        most = None if args.all else args.top or _TOP_OPS
+        print("\n\n".join("\n".join(graph_lines(graph, max_rows=most)) for graph in graphs))
     return 0
 
 

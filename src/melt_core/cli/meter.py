@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from melt_core.cli._output import check_writable, open_trace
@@ -41,7 +40,9 @@ def _add_record(actions: Any) -> None:
         "meter", metavar="METER", help="monsoon, or an instrument's VISA address, as TCPIP::10.0.0.7::5025::SOCKET"
     )
     record.add_argument("-o", "--output", required=True, metavar="R.csv", help="the file to write")
-    record.add_argument("--seconds", type=float, default=math.inf, metavar="S", help="default: until Ctrl-C")
+    record.add_argument(
+        "--seconds", type=float, default=math.inf, metavar="S", help="how long to read (default: until Ctrl-C)"
+    )
     record.add_argument("--rate", type=float, default=20.0, metavar="HZ", help="SCPI: queries a second (default: 20)")
     record.add_argument(
         "--query", action="append", default=[], metavar="K=Q", help="SCPI: what to ask for, as power=MEAS:POW?"
@@ -83,7 +84,7 @@ def run_record(args: argparse.Namespace) -> int:
     """Records until the time is over or Ctrl-C, and writes what there is."""
     from melt_core.meters import write_csv
 
-    check_writable(Path(args.output))
+    check_writable(args.output)
     if not args.seconds > 0:
         raise InvalidArgumentError(f"--seconds {args.seconds}: give more than 0")
     if not 0 < args.rate <= 10_000:

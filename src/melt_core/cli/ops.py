@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from melt_core.trace import Table, Trace
 
 _KEYS = ("op_type", "layer", "module", "phase", "name", "thread", "dtype", "weight", "backend")
+_WHOLE = ("bytes", "flops", "live_bytes")
 _TEXT_ROWS = 20
 
 
@@ -25,7 +27,13 @@ def add_parser(subparsers: Any) -> None:
         "over all threads; live: the most that is needed of activations at any of the ops.",
     )
     parser.add_argument("trace", metavar="T.melt", help="a trace")
-    parser.add_argument("--by", choices=_KEYS, default="op_type", help="what to group by (default: op_type)")
+    parser.add_argument(
+        "--by",
+        choices=_KEYS,
+        default="op_type",
+        metavar="KEY",
+        help=f"what to group by: {', '.join(_KEYS)}; dtype is that of the result (default: op_type)",
+    )
     phases = ("prefill", "decode", "tokenize")
     parser.add_argument("--phase", choices=phases, help="only this phase (default: all)")
     parser.add_argument(
@@ -58,17 +66,27 @@ def run(args: argparse.Namespace) -> int:
 
         table = with_counters(trace, table)
     if args.json:
-        print_json((table if args.top is None else table.head(args.top)).to_dicts())
+        print_json([_whole(row) for row in (table if args.top is None else table.head(args.top)).to_dicts()])
         return 0
     from melt_core.report.activations import activation_lines
     from melt_core.report.text import WIDTH, format_table
 
-    print(format_table(table, max_rows=args.top or _TEXT_ROWS, width=max(WIDTH, terminal_width() or 0)))
+    width = max(WIDTH, terminal_width() or 0)
+    missing = {"key": f"(no {args.by})"}
+    hint = "use a wider terminal or --json"
+    print(format_table(table, max_rows=args.top or _TEXT_ROWS, width=width, missing=missing, hint=hint))
     for line in activation_lines(trace):
         print(line)
-    for line in _notes(trace, whole, left_out=args.no_disturbed, counters=args.counters):
+    counted = "op records" if args.by == "thread" else "op groups"  # each thread has its own record of a group
+    for line in _notes(trace, whole, counted, left_out=args.no_disturbed, counters=args.counters):
         print(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
     return 0
+
+
+def _whole(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns a row whose bytes and FLOPs are whole numbers, as they are; the table holds them so that NaN is one."""
+    known = {name: row[name] for name in _WHOLE if row.get(name) is not None and math.isfinite(row[name])}
+    return row | {name: round(value) for name, value in known.items()}
 
 
 def _was_without_ops(trace: Trace) -> bool:
@@ -78,7 +96,7 @@ def _was_without_ops(trace: Trace) -> bool:
     return isinstance(levels, list) and "ops" not in levels
 
 
-def _notes(trace: Trace, table: Table, *, left_out: bool, counters: bool) -> list[str]:
+def _notes(trace: Trace, table: Table, counted: str, *, left_out: bool, counters: bool) -> list[str]:
     """Returns how many of the table's groups were disturbed, and with `counters` those that are absent and why."""
     from melt_core.analysis.counters import missing_lines
     from melt_core.trace.counters import disturbed_reason
@@ -87,9 +105,7 @@ def _notes(trace: Trace, table: Table, *, left_out: bool, counters: bool) -> lis
         found, shown = int(table["disturbed"].sum()), int(table["count"].sum())
         of_all = shown + found if left_out else shown
         done = "left out" if left_out else "counted; --no-disturbed leaves them out"
-        notes = [
-            f"disturbed: {found} of {of_all} op groups, {done}" if found else f"disturbed: 0 of {of_all} op groups"
-        ]
+        notes = [f"disturbed: {found} of {of_all} {counted}" + (f", {done}" if found else "")]
     else:
         notes = [f"disturbed: not known: {disturbed_reason(trace)}"]
     if counters:

@@ -8,27 +8,30 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from melt_core.cli._output import check_writable, print_json
+from melt_core.cli._output import print_json
 from melt_core.cli._progress import Progress
 from melt_core.errors import InvalidArgumentError
 
 DEFAULT_PROMPT_TOKENS = 128
+MAX_GATE_WAIT_S = 86400
 
 
 def add_parser(subparsers: Any) -> None:
     """Adds the command and its options."""
     parser = subparsers.add_parser(
         "profile",
+        usage="%(prog)s [-h] [PROMPT] [OPTION ...] MODEL",  # argparse cannot break the line within a choice of one
         help="run a model and record where the time went",
         description="Loads a model file in a child process, runs warm-up and repetitions, and prints the summary. "
-        "Without a prompt it evaluates 128 random tokens.",
+        f"Without a prompt it evaluates {DEFAULT_PROMPT_TOKENS} random tokens.",
     )
     parser.add_argument(
         "model",
         metavar="MODEL",
         help="a GGUF file, a name from `melt models list`, such as demo, or an MLC model directory",
     )
-    prompt = parser.add_mutually_exclusive_group()
+    prompts = parser.add_argument_group("PROMPT", "what is evaluated: one of these")
+    prompt = prompts.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", metavar="TEXT", help="evaluate this text")
     prompt.add_argument("--prompt-tokens", type=int, metavar="N", help="evaluate N random tokens, ignore end-of-text")
     prompt.add_argument("--prompt-from", metavar="T.melt", help="replay the prompt's token ids from a trace")
@@ -124,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     from melt_core.report import text
 
     with tempfile.TemporaryDirectory(prefix="melt-") as folder:
-        output = Path(args.output) if args.output else Path(folder) / "trace.melt"
+        output = Path(folder, "trace.melt") if args.output is None else args.output
         result = _profile(args, output)
         summary = result.trace.summary()
         if args.json:
@@ -132,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
             print_json({**summary.to_json(), **extra})
         else:
             print(text.format_summary(summary))
-            if args.output:
+            if args.output is not None:
                 print(f"trace: {output}   next: melt {_next_command(args.levels)} {output}")
     return 0
 
@@ -144,12 +147,15 @@ def _next_command(levels: str) -> str:
     return "memory" if "memory" in levels else "summary"
 
 
-def _profile(args: argparse.Namespace, output: Path) -> Any:
+def _profile(args: argparse.Namespace, output: str | Path) -> Any:
     from melt_core.models import resolve
     from melt_core.profiling import ProfileRequest, profile_in_child
+    from melt_core.trace.storage import check_trace_output
 
+    if not 0 <= args.gate_wait <= MAX_GATE_WAIT_S:  # NaN is not either
+        raise InvalidArgumentError(f"--gate-wait {args.gate_wait}: give 0 to {MAX_GATE_WAIT_S} seconds")
     model = args.model if args.runtime == "synthetic" else str(resolve(args.model))
-    check_writable(output)
+    check_trace_output(output, inputs=(model, args.prompt_from, args.replay))
     if args.chat and args.prompt is None:
         raise InvalidArgumentError("--chat needs --prompt TEXT")
     prompt_tokens = args.prompt_tokens
@@ -192,7 +198,26 @@ def _profile(args: argparse.Namespace, output: Path) -> Any:
     if args.device != "local":
         return _profile_on_device(request, args)
     with Progress(sys.stderr) as progress:
-        return profile_in_child(request, on_event=lambda event: _show(progress, event))
+
+        def show(event: dict[str, Any]) -> None:
+            _show(progress, event)
+            if event["event"] == "repetition" and event["done"] == 0:  # loaded: the runtime takes so many threads
+                progress.wipe()
+                _warn_of_threads(args.threads)
+
+        return profile_in_child(request, on_event=show, is_kept=args.output is not None)
+
+
+def _warn_of_threads(n_threads: int | None) -> None:
+    from melt_core.runtime.session import usable_cpus
+
+    usable = usable_cpus()
+    if n_threads is not None and n_threads > usable:
+        print(
+            f"melt: warning: {n_threads} threads on the {usable} CPUs that this process may use: they will wait for "
+            f"each other; take --threads {usable} or fewer",
+            file=sys.stderr,
+        )
 
 
 def _profile_on_device(request: Any, args: argparse.Namespace) -> Any:

@@ -76,16 +76,20 @@ def _draw(path: str, found: Sequence[Roofline], trace: Trace) -> None:
         raise MeltError("nothing to draw: no op of this trace has both FLOPs and bytes")
     model = text(trace.metadata, "model", "name") or "roofline"
     cpu = text(trace.metadata, "device", "cpu_model")
-    with written_atomically(path) as file:
+    with written_atomically(path, inputs=[trace.path]) as file:
         file.write(standalone(found, model if cpu is None else f"{model} on {cpu}").encode("utf-8", "replace"))
 
 
 def _as_json(found: Sequence[Roofline], mbu: Mbu, ceilings: Ceilings, top: int | None) -> dict[str, Any]:
+    from melt_core.report.roofline_text import mbu_warnings
+
     phases = {}
     for each in found:
         values = dataclasses.asdict(each)
         values["rows"] = values["rows"][:top]
+        values["warnings"] = [*values.pop("ceiling_warnings"), *each.row_warnings(top)]
         values["bandwidths"] = [{"working_set_bytes": size, "bytes_per_s": rate} for size, rate in each.bandwidths]
         values["rates"] = [{"family": family, "flop_per_s": rate} for family, rate in each.rates]
         phases[each.phase] = values
-    return {"ceilings": ceilings.describe(), "phases": phases, "mbu": dataclasses.asdict(mbu)}
+    figures = dataclasses.asdict(mbu) | {"warnings": mbu_warnings(mbu)}
+    return {"ceilings": ceilings.describe(), "phases": phases, "mbu": figures}

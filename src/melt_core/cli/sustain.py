@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from melt_core.cli._output import print_json
 from melt_core.cli._progress import Progress
+from melt_core.cli._signals import described, exit_code
 from melt_core.errors import InvalidArgumentError, MeltError, TraceError
 
 if TYPE_CHECKING:
@@ -56,8 +57,10 @@ def run(args: argparse.Namespace) -> int:
     """Runs, resumes or shows; after Ctrl-C what was measured is shown all the same. Returns the exit code."""
     from melt_core.profiling.sustain import open_segments, resume, sustain
 
+    if "" in (args.show, args.resume):
+        raise InvalidArgumentError("the folder's name is empty: name the folder of a sustained run")
     folder = Path(args.show or args.resume or args.output or "")
-    interrupted = False
+    interrupted: KeyboardInterrupt | None = None
     try:
         with Progress(sys.stderr) as progress:
             if args.resume is not None:
@@ -65,15 +68,15 @@ def run(args: argparse.Namespace) -> int:
             elif args.show is None:
                 request = _request(args)
                 sustain(request, folder, on_event=lambda event: _show(progress, event))
-    except KeyboardInterrupt:
-        interrupted = True
+    except KeyboardInterrupt as interrupt:
+        interrupted = interrupt
     traces = open_segments(folder)
     if not traces:
         raise MeltError(f"{folder} holds no trace: nothing was measured")
     _print(args, folder, traces)
-    if interrupted:
-        print(f"melt: interrupted; go on with: melt sustain --resume {folder}", file=sys.stderr)
-        return 130
+    if interrupted is not None:
+        print(f"melt: {described(interrupted)}; go on with: melt sustain --resume {folder}", file=sys.stderr)
+        return exit_code(interrupted)
     return 0
 
 
@@ -82,7 +85,7 @@ def _request(args: argparse.Namespace) -> SustainRequest:
     from melt_core.profiling import ProfileRequest
     from melt_core.profiling.sustain import SustainRequest
 
-    if args.minutes is None or args.output is None:
+    if args.minutes is None or not args.output:
         raise InvalidArgumentError("say how long and where to: --minutes M -o FOLDER")
     site, _, limit = (args.stop_temp or "").rpartition("=")
     try:

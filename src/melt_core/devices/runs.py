@@ -128,17 +128,17 @@ class DeviceRun:
             MeltError: The run failed, with the kind of what failed it; what it measured is at its place all the same.
             KeyboardInterrupt: After Ctrl-C, once the run was ended there and its trace is here.
         """
-        interrupted = False
+        interrupted: KeyboardInterrupt | None = None
         try:
             status = self._follow(self.timeout_s)
-        except KeyboardInterrupt:
-            interrupted = True
+        except KeyboardInterrupt as interrupt:
+            interrupted = interrupt
             with contextlib.suppress(TransientDeviceError):
                 self.agent.ask("cancel", run=self.entry.run)
             status = self._follow(_CANCEL_GRACE_S)
         outcome = self._fetch(status)
-        if interrupted:
-            raise KeyboardInterrupt
+        if interrupted is not None:
+            raise interrupted
         if outcome is None or status.text("state", most=32) != "done":
             raise self._failure(status, has_trace=outcome is not None)
         return outcome

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from melt_core.errors import InvalidArgumentError, StorageError
+from melt_core.trace.storage import check_regular
 
 #: Lines that are looked at to find out, and of those the most before the header.
 _SAMPLE_LINES: Final = 200
@@ -47,9 +48,14 @@ def detect(path: Path, *, separator: str | None = None, decimal: str | None = No
         StorageError: It cannot be read.
         InvalidArgumentError: It is no table of numbers with a header, or can be read in two ways.
     """
+    if separator is not None and len(separator) != 1:
+        raise InvalidArgumentError(f"separator is {separator!r}: give one character")
     lines, encoding = _beginning(path)
     for choice in (separator,) if separator else _SEPARATORS:
-        found = _header_of(lines, choice)
+        try:
+            found = _header_of(lines, choice)
+        except csv.Error as error:  # a cell longer than the csv module takes, as where a quote is never closed
+            raise InvalidArgumentError(f"{path}: {error}: is it a meter's CSV file?") from error
         if found is None:
             continue
         at, rows = found
@@ -73,6 +79,7 @@ def is_date(text: str) -> bool:
 
 
 def _beginning(path: Path) -> tuple[list[str], str]:
+    check_regular(path, "the recording")
     try:
         with path.open("rb") as file:
             raw = file.read(_SAMPLE_BYTES)

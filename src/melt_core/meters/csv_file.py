@@ -24,6 +24,7 @@ from melt_core.meters.csv_dialect import Dialect, detect
 from melt_core.meters.csv_times import DateReader
 from melt_core.meters.csv_write import WARNING_MARK
 from melt_core.meters.recording import Recording, bounded, gap_warnings
+from melt_core.trace.storage import checked_name
 
 #: Of the rows that cannot be read: above this share the file is not what it was taken for.
 MAX_BAD_RATIO: Final = 0.1
@@ -58,7 +59,7 @@ def read_csv(
         InvalidArgumentError: It is no such table, a column, unit or date can be read in two ways, times go back or jump
             by an hour, or more than a tenth of its rows cannot be read.
     """
-    file = Path(path)
+    file = Path(checked_name("read", path))
     if decimal not in (None, ".", ","):
         raise InvalidArgumentError(f"decimal is {decimal!r}: give '.' or ','")
     dialect = detect(file, separator=separator, decimal=decimal)
@@ -137,7 +138,7 @@ def _read_rows(path: Path, dialect: Dialect, columns: Sequence[Column]) -> _Rows
     except OSError as error:
         raise StorageError.from_os_error("read", str(path), error) from error
     except csv.Error as error:
-        raise InvalidArgumentError(f"{path}: {error}") from error
+        raise InvalidArgumentError(f"{path}: {error}: is it a meter's CSV file?") from error
     return rows
 
 

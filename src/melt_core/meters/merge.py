@@ -36,11 +36,11 @@ def merge(
         site: What the readings are of: ``meter`` stands for the whole device.
 
     Raises:
-        InvalidArgumentError: The recording and the trace do not overlap, or the site is taken.
+        InvalidArgumentError: The recording and the trace do not overlap, the site is taken, or the output is an input.
         StorageError: The file cannot be written.
     """
     metadata, series = _additions(trace, recording, fit, site)
-    with written_atomically(output) as file:
+    with written_atomically(output, inputs=[trace.path, recording.source]) as file:
         write_appended(trace.buffer, file, name=trace.path or "the trace", metadata=metadata, series=series)
 
 

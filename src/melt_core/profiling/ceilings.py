@@ -177,7 +177,7 @@ def load_ceilings(path: Path | None = None, *, now: datetime | None = None) -> L
         ceilings = Ceilings.from_json(path.read_text(encoding="utf-8"))
         reason = _unfit(ceilings, now or datetime.now(timezone.utc))
     except FileNotFoundError:
-        return LoadedCeilings(None, path, "none measured on this machine yet")
+        return LoadedCeilings(None, path, "no ceilings measured on this machine yet")
     except OSError as error:
         return LoadedCeilings(None, path, f"cannot read {path}: {error.strerror or error}")
     except (InvalidArgumentError, UnicodeDecodeError, ValueError, TypeError) as error:
@@ -194,11 +194,11 @@ def _unfit(ceilings: Ceilings, now: datetime) -> str | None:
     for field, value in own.items():
         kept = getattr(ceilings, field)
         if kept != value:
-            return f"those kept are of {field} {kept!r}, and this is {value!r}"
+            return f"the ceilings kept are of {field} {kept!r}, and this is {value!r}"
     measured_at = datetime.fromisoformat(ceilings.measured_at)
     age = now - measured_at
     if age > _MAX_AGE:
-        return f"those kept are {age.days} days old"
+        return f"the ceilings kept are {age.days} days old"
     if age < -timedelta(days=1):
-        return f"those kept are dated {ceilings.measured_at}, which is in the future"
+        return f"the ceilings kept are dated {ceilings.measured_at}, which is in the future"
     return None

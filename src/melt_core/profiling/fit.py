@@ -12,10 +12,11 @@ Example:
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any
 
 from melt_core.profiling.child import ask
+from melt_core.runtime.checks import checked_path
 from melt_core.runtime.memory import DeviceMemory, MemoryForecast, MemoryPart, device_memory
 
 WORKER = "melt_core.profiling.fit_worker"
@@ -112,7 +113,7 @@ def predict_memory(
         RuntimeFailedError: The child process died, as on a damaged file that the runtime aborts on.
     """
     chosen = options or MemoryOptions()
-    question = {"action": "predict", "model": fspath(model), "options": asdict(chosen)}
+    question = {"action": "predict", "model": checked_path("model", model), "options": asdict(chosen)}
     answer = ask(WORKER, question, timeout_s=PREDICT_TIMEOUT_S)
     parts = tuple(MemoryPart(**part) for part in answer.pop("parts"))
     return MemoryPrediction(chosen, MemoryForecast(parts, **answer), device or device_memory())

@@ -31,6 +31,7 @@ RESOLUTION = 0.02
 #: Of the available memory, by default: the rest of the system keeps running.
 DEFAULT_SHARE = 0.8
 MAX_ATTEMPTS = 16
+MAX_SECONDS = 86400
 
 OnStep = Callable[[str, float], None]
 
@@ -186,6 +187,8 @@ class _Stepper:
             raise InvalidArgumentError("the search needs Linux, whose RLIMIT_DATA bounds a child's memory")
         if limit_bytes < 1:
             raise InvalidArgumentError(f"the limit is {limit_bytes} bytes: give at least 1")
+        if not 0 < max_seconds <= MAX_SECONDS:  # NaN is not either
+            raise InvalidArgumentError(f"max_seconds is {max_seconds}: give more than 0, and at most {MAX_SECONDS}")
         self._model, self._limit = fspath(model), limit_bytes
         self._end = time.monotonic() + max_seconds
         self._on_step = on_step

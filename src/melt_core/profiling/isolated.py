@@ -13,13 +13,15 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
 from melt_core import errors
 from melt_core.errors import MeltError, RuntimeFailedError
 from melt_core.profiling.child import end_now, how_it_ended
 from melt_core.profiling.request import ProfileRequest
 from melt_core.trace import Trace
+from melt_core.trace.storage import check_trace_output
 
 #: How long a child may take to end after Ctrl-C before it is killed.
 GRACE_S = 10.0
@@ -35,39 +37,47 @@ class ProfileResult:
 
 
 def profile_in_child(
-    request: ProfileRequest, *, on_event: Callable[[dict[str, Any]], None] | None = None
+    request: ProfileRequest, *, on_event: Callable[[dict[str, Any]], None] | None = None, is_kept: bool = True
 ) -> ProfileResult:
     """Loads and profiles a model in a child process; the trace is at ``request.output``.
 
     Args:
         request: What to do.
         on_event: Called with each progress event, see `melt_core.profiling.worker`.
+        is_kept: Whether the trace outlives a failure: where it does not, no message says that it is there.
 
     Raises:
+        InvalidArgumentError: ``request.output`` is the model, or another file that is no trace.
         MeltError: Whatever the child raised, with its class.
         RuntimeFailedError: The child died; what it had written is at ``request.output`` and readable.
         KeyboardInterrupt: After Ctrl-C, once the child has completed its trace.
     """
+    output = check_trace_output(request.output, inputs=[request.model])
     last = run_worker(
-        "melt_core.profiling.worker", request.to_json(), output=request.output, name=request.runtime, on_event=on_event
+        "melt_core.profiling.worker",
+        request.to_json(),
+        output=output if is_kept else None,
+        name=request.runtime,
+        on_event=on_event,
     )
     return ProfileResult(Trace.open(request.output), last["output_text"], tuple(last["prompt_token_ids"]))
 
 
 def run_worker(
-    module: str, line: str, *, output: str, name: str, on_event: Callable[[dict[str, Any]], None] | None = None
+    module: str, line: str, *, output: str | None, name: str, on_event: Callable[[dict[str, Any]], None] | None = None
 ) -> dict[str, Any]:
     """Runs a worker on one line of request and returns its last event.
 
     Args:
         module: A module whose ``main`` is `melt_core.profiling.worker.serve`.
         line: The request.
-        output: The trace that it writes, for messages.
+        output: The trace that it writes, for messages; None: one that nobody will find.
         name: The runtime, for messages.
         on_event: Called with each event.
 
     Raises: as `profile_in_child` does.
     """
+    before = _state_of(output)
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         # A session of its own: Ctrl-C reaches it once, through us, and not a second time from the terminal.
         child = subprocess.Popen(
@@ -88,7 +98,7 @@ def run_worker(
         if last.get("event") == "error":
             raise _error_of(last)
         if last.get("event") != "done":
-            raise _death(child.returncode, log, name, output)
+            raise _death(how_it_ended(child.returncode, log), name, output, is_new=_state_of(output) != before)
     return last
 
 
@@ -124,6 +134,20 @@ def _error_of(event: dict[str, Any]) -> MeltError:
     return error
 
 
-def _death(returncode: int, log: IO[str], name: str, output: str) -> RuntimeFailedError:
-    how = how_it_ended(returncode, log)
-    return RuntimeFailedError(f"the {name} process ended by {how} (complete chunks of {output} stay readable)")
+def _state_of(output: str | None) -> tuple[int, int, int] | None:
+    """Returns what tells a trace that was begun from what was there before; None where nothing is."""
+    try:
+        status = Path(output or "").stat()
+    except OSError:
+        return None
+    return (status.st_ino, status.st_size, status.st_mtime_ns) if status.st_size else None
+
+
+def _death(how: str, name: str, output: str | None, *, is_new: bool) -> RuntimeFailedError:
+    if output is None:
+        kept = "name a file with -o to keep what is measured before that"
+    elif is_new:
+        kept = f"complete chunks of {output} stay readable"
+    else:
+        kept = "nothing was measured before that"
+    return RuntimeFailedError(f"the {name} process ended by {how} ({kept})")

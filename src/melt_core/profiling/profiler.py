@@ -11,22 +11,33 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from melt_core.errors import InvalidArgumentError
-from melt_core.runtime.checks import checked_ids, checked_number, checked_text
+from melt_core.runtime.checks import (
+    checked_call,
+    checked_flag,
+    checked_ids,
+    checked_names,
+    checked_number,
+    checked_path,
+    checked_real,
+    checked_text,
+)
 from melt_core.runtime.core import _core
 from melt_core.runtime.session import LLM
 from melt_core.trace import Trace
+from melt_core.trace.storage import check_trace_output
 
 #: What can be recorded; each level includes what it needs of the others.
 LEVELS: Mapping[str, int] = {
@@ -50,11 +61,13 @@ class Completion:
         token_ids: Output of the first measured repetition.
         text: The same as text.
         prompt_token_ids: The prompt as it was evaluated.
+        cancelled: Whether `LLM.cancel` ended it: the output may then be short, and repetitions are missing.
     """
 
     token_ids: tuple[int, ...]
     text: str
     prompt_token_ids: tuple[int, ...]
+    cancelled: bool = False
 
 
 class Profiler:
@@ -74,22 +87,26 @@ class Profiler:
     ) -> None:
         """Use `profile`."""
         self._folder: str | None = None
-        if output is None:
+        options: dict[str, Any] = {
+            "levels": level_mask(levels),
+            "metadata_json": _metadata_json(metadata or {}),
+            "log_bytes": checked_number("log_bytes", log_bytes, high=1 << 40),
+            "watch_switches": checked_flag("watch_switches", watch_switches),
+            "sensors": sensor_list(sensors),
+            "sensor_hz": checked_real("sensor_hz", sensor_hz),
+        }
+        if output is not None:
+            self._path = check_trace_output(checked_path("output", output), inputs=[llm.path])
+        else:
             # In a file all the same: a trace can be larger than the memory that the measured model leaves.
             self._folder = tempfile.mkdtemp(prefix="melt-")
-            output = Path(self._folder) / "trace.melt"
-        self._path = fspath(output)
+            self._path = str(Path(self._folder, "trace.melt"))
         self._trace: Trace | None = None
-        self._core = _core.Profiler(
-            llm._session,
-            os.fsencode(self._path),
-            levels=level_mask(levels),
-            metadata_json=_metadata_json(metadata or {}),
-            log_bytes=checked_number("log_bytes", log_bytes, high=1 << 40),
-            watch_switches=watch_switches,
-            sensors=sensor_list(sensors),
-            sensor_hz=sensor_hz,
-        )
+        try:
+            self._core = _core.Profiler(llm._session, os.fsencode(self._path), **options)
+        except BaseException:
+            self._remove_folder()
+            raise
 
     def run(
         self,
@@ -135,35 +152,33 @@ class Profiler:
             RuntimeFailedError: The runtime failed; repetitions before it are in the trace.
             StorageError: The trace could not be written; what was written before is readable.
         """
-        ids = [] if isinstance(prompt, str) else checked_ids(prompt)
-        if not isinstance(prompt, str) and not ids:
-            raise InvalidArgumentError("the prompt is empty: give at least one token")
-        counts = {"max_tokens": max_tokens, "repeats": repeats, "warmup": warmup, "seed": seed, "top_k": top_k}
-        for name, value in counts.items():
-            checked_number(name, value)
-        if not 0.0 <= overhead_budget_s < float("inf"):  # NaN is not either
-            raise InvalidArgumentError(f"overhead_budget_s is {overhead_budget_s}: give seconds, 0 or more")
-        options = _core.RunOptions(
-            prompt=checked_text(prompt) if isinstance(prompt, str) else "",
-            parse_special=True,
-            prompt_ids=ids,
-            max_tokens=max_tokens,
-            ignore_eos=ignore_eos,
-            repeats=repeats,
-            warmup=warmup,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            overhead_budget_s=overhead_budget_s,
-            forced_ids=checked_ids(forced_ids),
-            keep_logits=keep_logits,
-        )
+        with self._checking():
+            ids = [] if isinstance(prompt, str) else checked_ids(prompt)
+            if not isinstance(prompt, str) and not ids:
+                raise InvalidArgumentError("the prompt is empty: give at least one token")
+            counts = {"max_tokens": max_tokens, "repeats": repeats, "warmup": warmup, "seed": seed, "top_k": top_k}
+            budget_s = checked_real("overhead_budget_s", overhead_budget_s)
+            if not 0.0 <= budget_s < float("inf"):  # NaN is not either
+                raise InvalidArgumentError(f"overhead_budget_s is {overhead_budget_s}: give seconds, 0 or more")
+            options = _core.RunOptions(
+                prompt=checked_text(prompt, "the prompt") if isinstance(prompt, str) else "",
+                parse_special=True,
+                prompt_ids=ids,
+                ignore_eos=checked_flag("ignore_eos", ignore_eos),
+                temperature=checked_real("temperature", temperature),
+                top_p=checked_real("top_p", top_p),
+                overhead_budget_s=budget_s,
+                forced_ids=checked_ids(forced_ids, "forced_ids"),
+                keep_logits=checked_flag("keep_logits", keep_logits),
+                **{name: checked_number(name, value) for name, value in counts.items()},
+            )
+            checked_call("on_repetition", on_repetition)
         result = self._core.run(options, on_repetition)
         return Completion(
             token_ids=tuple(result.output_ids),
             text=result.output_text.decode("utf-8", errors="replace"),
             prompt_token_ids=tuple(result.prompt_ids),
+            cancelled=result.cancelled,
         )
 
     def sample_idle(self, seconds: float) -> None:
@@ -175,6 +190,8 @@ class Profiler:
             InvalidArgumentError: More than 600 seconds, or the trace is finished.
             BusyError: The model is running in another thread.
         """
+        with self._checking():
+            seconds = checked_real("seconds", seconds)
         self._core.sample_idle(seconds)
 
     def mark(self) -> None:
@@ -189,10 +206,22 @@ class Profiler:
         """
         self._core.mark()
 
+    @contextlib.contextmanager
+    def _checking(self) -> Iterator[None]:
+        """Tells the core of what is refused before it hears of it."""
+        try:
+            yield
+        except InvalidArgumentError:
+            self._core.refuse()
+            raise
+
     def finish(self) -> None:
-        """Completes the trace. Called on leaving the ``with`` block; calling it twice is harmless."""
-        if self._trace is None:
-            self._core.finish()
+        """Completes the trace. Called on leaving the ``with`` block; calling it twice is harmless.
+
+        Where whatever was asked for was refused before anything was measured, nothing is written: the file stays as it
+        was, and there is no `trace`.
+        """
+        if self._trace is None and self._core.finish():
             self._trace = Trace.open(self._path)
 
     @property
@@ -200,10 +229,12 @@ class Profiler:
         """What was recorded, once the profile is finished.
 
         Raises:
-            InvalidArgumentError: The ``with`` block has not been left yet.
+            InvalidArgumentError: The ``with`` block has not been left yet, or nothing was measured in it.
         """
         if self._trace is None:
-            raise InvalidArgumentError("the trace is not complete yet: read it after the with block")
+            raise InvalidArgumentError(
+                "there is no trace: read it after the with block, in which something was measured"
+            )
         return self._trace
 
     def __enter__(self) -> Profiler:
@@ -240,9 +271,9 @@ def level_mask(levels: Sequence[str]) -> int:
         InvalidArgumentError: A name is unknown.
     """
     mask = 0
-    for level in [levels] if isinstance(levels, str) else levels:
+    for level in checked_names("levels", levels):
         if level not in LEVELS:
-            raise InvalidArgumentError(f'unknown level "{level}": choose from {", ".join(LEVELS)}')
+            raise InvalidArgumentError(f"unknown level {json.dumps(level)}: choose from {', '.join(LEVELS)}")
         mask |= LEVELS[level]
     return mask
 
@@ -253,7 +284,7 @@ def sensor_list(sensors: str | Sequence[str]) -> list[str]:
     Raises:
         InvalidArgumentError: "none" stands beside other names. Unknown names are the core's to refuse.
     """
-    names = sensors.split(",") if isinstance(sensors, str) else list(sensors)
+    names = [part for each in checked_names("sensors", sensors) for part in each.split(",")]
     names = [name.strip() for name in names if name.strip()]
     if "none" in names and len(names) > 1:
         raise InvalidArgumentError('sensor "none" beside others: give "none" alone, or leave it out')
@@ -288,7 +319,7 @@ def profile(
 
     Raises:
         InvalidArgumentError: A level is unknown or the runtime cannot record it; a sensor asked for by name is unknown
-            or absent.
+            or absent; `output` is the model, or another file that is no trace.
         StorageError: `output` cannot be written.
     """
     if llm.device is not None:

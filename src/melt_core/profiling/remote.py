@@ -26,9 +26,11 @@ from melt_core.models import resolve
 from melt_core.profiling.isolated import ProfileResult
 from melt_core.profiling.profiler import DEFAULT_LOG_BYTES, DEFAULT_SENSOR_HZ, Completion, Profiler, level_mask
 from melt_core.profiling.request import ProfileRequest
+from melt_core.runtime.checks import checked_ids, checked_path
 from melt_core.runtime.mlc import MlcTokenizer, load_mlc_tokenizer, tvm_folders
 from melt_core.runtime.session import LLM, ModelInfo
 from melt_core.runtime.tokenizer import Tokenizer, load_tokenizer
+from melt_core.trace.storage import check_trace_output
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,11 @@ class RemoteProfiler(Profiler):
         self._log_bytes = log_bytes
         self._limits = limits or GateLimits()
         self._folder = None
-        if output is None:
+        if output is not None:
+            self._path = check_trace_output(checked_path("output", output), inputs=[llm.path])
+        else:
             self._folder = tempfile.mkdtemp(prefix="melt-")
-            output = Path(self._folder) / "trace.melt"
-        self._path = fspath(output)
+            self._path = str(Path(self._folder, "trace.melt"))
         self._trace = None
 
     def run(self, prompt: str | Sequence[int], **options: Any) -> Completion:
@@ -140,13 +143,13 @@ class RemoteProfiler(Profiler):
         given.apply_defaults()
         asked = {name: value for name, value in given.arguments.items() if name not in ("self", "prompt")}
         on_repetition = asked.pop("on_repetition")
-        asked["forced_ids"] = tuple(asked["forced_ids"])
+        asked["forced_ids"] = tuple(checked_ids(asked["forced_ids"], "forced_ids"))
         request = ProfileRequest(
             model=self._llm.path,
             output=self._path,
             runtime=self._llm.runtime,
             prompt=prompt if isinstance(prompt, str) else None,
-            prompt_ids=None if isinstance(prompt, str) else tuple(int(one) for one in prompt),
+            prompt_ids=None if isinstance(prompt, str) else tuple(checked_ids(prompt)),
             levels=self._levels,
             log_bytes=self._log_bytes,
             sensors=self._sensors,

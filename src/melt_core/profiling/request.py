@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
+from melt_core.errors import InvalidArgumentError
 from melt_core.profiling.profiler import DEFAULT_LOG_BYTES, DEFAULT_SENSOR_HZ
 
 
@@ -70,10 +70,20 @@ class ProfileRequest:
 
     @staticmethod
     def from_json(text: str) -> ProfileRequest:
-        """Reads what `to_json` wrote."""
-        values: dict[str, Any] = json.loads(text)
+        """Reads what `to_json` wrote. Raises: InvalidArgumentError for anything else."""
+        try:
+            values = json.loads(text)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidArgumentError(f"the request is not JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise InvalidArgumentError(f"the request is {type(values).__name__}: give a JSON object")
         known = {field.name for field in fields(ProfileRequest)}
         for name in ("levels", "prompt_ids", "forced_ids", "sensors"):
             if values.get(name) is not None:
+                if not isinstance(values[name], list):
+                    raise InvalidArgumentError(f"the request's {name} is {values[name]!a}: give a list")
                 values[name] = tuple(values[name])
+        for name in ("model", "output"):
+            if not isinstance(values.get(name), str):
+                raise InvalidArgumentError(f"the request's {name} is {values.get(name)!a}: give a text")
         return ProfileRequest(**{name: value for name, value in values.items() if name in known})

@@ -20,6 +20,7 @@ from melt_core.errors import InvalidArgumentError, MeltError, StorageError
 from melt_core.models.hashes import digest_of
 from melt_core.profiling.profiler import profile
 from melt_core.profiling.request import ProfileRequest
+from melt_core.runtime.checks import MAX_NUMBER, checked_number, checked_text
 from melt_core.runtime.session import LLM, load
 
 
@@ -141,6 +142,7 @@ def prompt_of(request: ProfileRequest, llm: LLM) -> str | list[int]:
     if request.prompt_ids is not None:
         return list(request.prompt_ids)
     if request.prompt_tokens is not None:
+        checked_number("prompt_tokens", request.prompt_tokens, low=-MAX_NUMBER)  # its range is that of the context
         if not 1 <= request.prompt_tokens < llm.info.n_ctx:
             raise InvalidArgumentError(
                 f"a prompt of {request.prompt_tokens} tokens: this context takes 1 to {llm.info.n_ctx - 1} "
@@ -148,7 +150,7 @@ def prompt_of(request: ProfileRequest, llm: LLM) -> str | list[int]:
             )
         draw = random.Random(request.seed)
         return [draw.randrange(llm.info.n_vocab) for _ in range(request.prompt_tokens)]
-    prompt = request.prompt or ""
+    prompt = checked_text(request.prompt or "", "the prompt")
     return llm.format_chat([("user", prompt)]) if request.chat else prompt
 
 

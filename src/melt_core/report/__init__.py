@@ -22,7 +22,7 @@ def report(traces: Trace | Sequence[Trace], path: str | os.PathLike[str], *, cei
         ceilings: Of the machine that the traces are of: adds a roofline to each.
 
     Raises:
-        InvalidArgumentError: if there is no trace.
+        InvalidArgumentError: if there is no trace, or `path` is one of them.
         StorageError: if the file cannot be written.
     """
     from melt_core.report.html import write  # `import melt_core` imports this package: keep that light

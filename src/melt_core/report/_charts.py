@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,23 @@ from melt_core.report import human
 from melt_core.report._style import N_COLOURS
 
 _PLOT_POINTS = 1500
-_PLOT_WIDTH, _PLOT_HEIGHT = 1000, 230
+PLOT_WIDTH, PLOT_HEIGHT = 1000, 230
 _LANE_WIDTH, _LANE_HEIGHT = 1000, 34
 
 
 def esc(value: Any) -> str:
     """Returns any value as text that is safe in HTML, in attributes too."""
-    return html.escape(human.plain(value), quote=True)
+    return html.escape(plain(value), quote=True)
+
+
+def plain(value: Any) -> str:
+    """Returns any value as one line of printable text in which ends of lines can be seen."""
+    return human.plain(value.replace("\r\n", "\n").replace("\n", "\u21b5") if isinstance(value, str) else value)
+
+
+def kind_tag(kind: str | None) -> str:
+    """Returns the label that says how a figure was obtained: measured, derived, modelled or simulated."""
+    return f' <span class="kind">{esc(kind)}</span>' if kind else ""
 
 
 def _finite(value: float) -> float:
@@ -66,11 +77,10 @@ class Bar:
 
 
 def bars(rows: Sequence[Bar]) -> str:
-    """Returns horizontal bars, the longest filling the width."""
-    longest = max((_finite(row.share) for row in rows), default=0.0) or 1.0
+    """Returns horizontal bars; one of 100 % would fill the width."""
     cells = []
     for row in rows:
-        width = 100 * _finite(row.share) / longest
+        width = 100 * min(max(_finite(row.share), 0.0), 1.0)
         wait = 100 * min(max(_finite(row.wait_ratio), 0.0), 1.0)
         title = (
             f"{row.name}: {human.percent(row.share)}, {human.time_ns(row.time_ns)}; {wait:.1f} % of thread time waits"
@@ -80,27 +90,85 @@ def bars(rows: Sequence[Bar]) -> str:
             f'<div class="track" title="{esc(title)}"><div class="bar" style="width:{width:.2f}%">'
             f'<i style="width:{100 - wait:.2f}%;background:{row.colour}"></i>'
             f'<i class="wait" style="width:{wait:.2f}%;background-color:{row.colour}"></i></div></div>'
-            f'<div class="num">{human.percent(row.share)} <span>{human.time_ns(row.time_ns)}</span></div>'
+            f'<div class="num">{esc(human.percent(row.share))} <span>{human.time_ns(row.time_ns)}</span></div>'
         )
     return f'<div class="bars">{"".join(cells)}</div>'
 
 
-def strip(values: Sequence[float]) -> str:
-    """Returns a small dot plot of repeated values, from 0 to a little over the greatest; the spread as it is."""
+def strip(values: Sequence[float], shown: Callable[[float], str]) -> str:
+    """Returns a small dot plot of repeated values, from the least to the greatest, which stand at its ends."""
     low, high = min(values), max(values)
-    pad = (high - low) * 0.1 or abs(high) * 0.05 or 1.0
-    low, high = low - pad, high + pad
+    span = high - low
     dots = "".join(
-        f'<circle class="dot" cx="{100 * (value - low) / (high - low):.1f}%" cy="7" r="3.2" opacity=".6">'
-        f"<title>{esc(value)}</title></circle>"
+        f'<circle class="dot" cx="{100 * (value - low) / span if span > 0 else 50:.1f}%" cy="7" r="3.2" opacity=".6">'
+        f"<title>{esc(shown(value))}</title></circle>"
         for value in values[:200]
     )
     line = '<line class="grid-line" x1="0" x2="100%" y1="7" y2="7"/>'
-    return f'<svg role="img" aria-label="{len(values)} values">{line}{dots}</svg>'
+    return (
+        f'<svg role="img" aria-label="{len(values)} values">{line}{dots}</svg>'
+        f'<div class="ends"><span>{esc(shown(low))}</span><span>{esc(shown(high))}</span></div>'
+    )
+
+
+def _round_step(least: float) -> float:
+    """Returns the smallest of 1, 2 and 5 times a power of ten that is no less than `least`."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next((factor * power for factor in (1, 2, 5) if factor * power >= least * (1 - 1e-9)), 10 * power)
+
+
+def ticks(low: float, high: float, n: int = 6, *, inside: bool = False, least_step: float = 0.0) -> list[float]:
+    """Returns about `n` round numbers at equal distances: from `low` or below to `high` or above, or only those inside.
+
+    They differ in their first three digits, which is what is shown of a number.
+    """
+    span = high - low
+    if not 1e-290 < span < 1e290:
+        return [low, high]
+    three_digits = 10.0 ** (math.floor(math.log10(max(abs(low), abs(high)))) - 2)
+    step = _round_step(max(span / n, three_digits, least_step))
+    first, last = low / step, high / step
+    if inside:
+        numbers = range(math.ceil(first - 1e-9), math.floor(last + 1e-9) + 1)
+    else:
+        start = math.floor(first + 1e-9)
+        numbers = range(start, max(math.ceil(last - 1e-9), start + 1) + 1)  # two at least: an axis has a length
+    return [number * step for number in numbers]
+
+
+def tick_label(text: str) -> str:
+    """Returns a number with its unit, "4.00 ms", as it stands at an axis: "4 ms", and "0" without a unit."""
+    amount, space, unit = text.partition(" ")
+    if "." in amount and "e" not in amount:
+        amount = amount.rstrip("0").rstrip(".")
+    return "0" if amount == "0" else f"{amount}{space}{unit}"
+
+
+def x_axis(low: float, high: float, shown: Callable[[float], str], *, n: int = 4, least_step: float = 0.0) -> str:
+    """Returns the labels below a plot that reaches from `low` to `high`, each under its place."""
+    labels = []
+    for value in ticks(low, high, n, inside=True, least_step=least_step):
+        at = 100 * (value - low) / ((high - low) or 1.0)
+        shift = 25 if at < 4 else 75 if at > 96 else 50  # no farther out than the padding around
+        label = esc(tick_label(shown(value)))
+        labels.append(f'<span style="left:{at:.2f}%;transform:translateX(-{shift}%)">{label}</span>')
+    return f'<div class="x at">{"".join(labels)}</div>'
+
+
+def plot(name: str, drawn: str, y: Sequence[float], y_shown: Callable[[float], str], x_labels: str) -> str:
+    """Returns a plot: what is drawn at `PLOT_WIDTH` x `PLOT_HEIGHT`, a line and a label at each of the ticks `y`."""
+    heights = [PLOT_HEIGHT * at / (len(y) - 1) for at in range(len(y))]
+    grid = "".join(f'<line class="grid-line" x1="0" x2="{PLOT_WIDTH}" y1="{at:.1f}" y2="{at:.1f}"/>' for at in heights)
+    labels = "".join(f"<span>{esc(tick_label(y_shown(value)))}</span>" for value in reversed(y))
+    return (
+        f'<div class="plot"><div class="y">{labels}</div>'
+        f'<svg viewBox="0 0 {PLOT_WIDTH} {PLOT_HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'aria-label="{esc(name)}">{grid}{drawn}</svg>{x_labels}</div>'
+    )
 
 
 def heat(times: LayerTimes, title: str) -> str:
-    """Returns a strip of layers per module; the darker, the more time per step."""
+    """Returns a strip of layers per module; the stronger the colour, the more time per step."""
     top = float(times.ns.max()) or 1.0
     n_layers = len(times.layers)
     columns = f"grid-template-columns:max-content repeat({n_layers}, minmax(13px, 1fr)) max-content"
@@ -114,7 +182,7 @@ def heat(times: LayerTimes, title: str) -> str:
                 f'<div class="cell" style="background:rgba(var(--heat),{alpha:.3f})" title="{esc(label)}"></div>'
             )
         cells.append(f'<div class="total">{human.time_ns(float(row.sum()))}</div>')
-    every = max(1, -(-n_layers // 16))
+    every = int(max(1, _round_step(n_layers / 16)))
     cells.append('<div class="row"></div>')
     cells += [f'<div class="tick">{layer if at % every == 0 else ""}</div>' for at, layer in enumerate(times.layers)]
     grid = f'<div class="heat" style="{columns}">{"".join(cells)}<div></div></div>'
@@ -123,34 +191,25 @@ def heat(times: LayerTimes, title: str) -> str:
 
 def latency_plot(series: Sequence[NDArray[Any]], p50: float, p95: float) -> str:
     """Returns inter-token latencies in ms over the token's index, one line per run, from zero."""
-    top = max(float(run.max()) for run in series) * 1.06 or 1.0
+    y_ticks = ticks(0.0, max(float(run.max()) for run in series) or 1.0)
     longest = max(len(run) for run in series)
 
     def y(value: float) -> float:
-        return _PLOT_HEIGHT * (1 - max(value, 0.0) / top)
+        return PLOT_HEIGHT * (1 - max(value, 0.0) / y_ticks[-1])
 
-    lines = [
-        f'<line class="grid-line" x1="0" x2="{_PLOT_WIDTH}" y1="{y(top * at / 4):.1f}" y2="{y(top * at / 4):.1f}"/>'
-        for at in range(5)
-    ]
-    for run in series:
-        lines.append(f'<polyline class="run-line" points="{_points(run, longest, y)}"/>')
+    lines = [f'<polyline class="run-line" points="{_points(run, longest, y)}"/>' for run in series]
     for css, value in (("p50", p50), ("p95", p95)):
         lines.append(
-            f'<line class="{css}" x1="0" x2="{_PLOT_WIDTH}" y1="{y(value):.1f}" y2="{y(value):.1f}">'
+            f'<line class="{css}" x1="0" x2="{PLOT_WIDTH}" y1="{y(value):.1f}" y2="{y(value):.1f}">'
             f"<title>{css}: {human.time_ms(value)}</title></line>"
         )
-    labels = "".join(f"<span>{human.time_ms(top * at / 4) if at else 0}</span>" for at in range(4, -1, -1))
-    ticks = "".join(f"<span>{round(1 + (longest - 1) * at / 4)}</span>" for at in range(5 if longest > 4 else 2))
+    x_labels = x_axis(2, longest + 1, "{:g}".format, least_step=1)  # the first of the times is that of the second token
     return (
-        f'<div class="plot"><div class="y">{labels}</div>'
-        f'<svg viewBox="0 0 {_PLOT_WIDTH} {_PLOT_HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="inter-token latency over tokens">{"".join(lines)}</svg>'
-        f'<div class="x">{ticks}</div></div>'
+        f"{plot('inter-token latency over tokens', ''.join(lines), y_ticks, human.time_ms, x_labels)}"
         '<div class="legend"><span><i class="swatch" style="background:var(--c0)"></i>each run</span>'
         f'<span><i class="swatch" style="background:var(--text)"></i>p50 {human.time_ms(p50)}</span>'
         f'<span><i class="swatch" style="background:var(--c1)"></i>p95 {human.time_ms(p95)}</span>'
-        "<span>x: output token, y: time since the token before</span></div>"
+        "<span>p50, p95: median over the runs</span><span>x: output token, y: time since the token before</span></div>"
     )
 
 
@@ -159,8 +218,8 @@ def _points(run: NDArray[Any], longest: int, y: Any) -> str:
     step = -(-len(values) // _PLOT_POINTS)  # of a long run the greatest of each few is drawn: peaks must not vanish
     width = max(longest - 1, 1)
     picked = ((at, max(values[at : at + step])) for at in range(0, len(values), step))
-    points = [f"{_PLOT_WIDTH * at / width:.1f},{y(value):.1f}" for at, value in picked]
-    return " ".join(points if len(points) > 1 else [*points, f"{_PLOT_WIDTH},{y(values[0]):.1f}"])
+    points = [f"{PLOT_WIDTH * at / width:.1f},{y(value):.1f}" for at, value in picked]
+    return " ".join(points if len(points) > 1 else [*points, f"{PLOT_WIDTH},{y(values[0]):.1f}"])
 
 
 def timeline(found: Timeline, names: NDArray[Any], op_types: NDArray[Any], palette: Palette) -> str:
@@ -189,9 +248,12 @@ def timeline(found: Timeline, names: NDArray[Any], op_types: NDArray[Any], palet
             f'<div class="lane"><span>thread {thread}</span><svg viewBox="0 0 {_LANE_WIDTH} {_LANE_HEIGHT}" '
             f'preserveAspectRatio="none" role="img" aria-label="thread {thread}">{"".join(rects)}</svg></div>'
         )
-    ticks = "".join(f"<span>{human.time_ns(span * at / 5)}</span>" for at in range(6))
-    return f'<div class="scroll"><div class="timeline">{"".join(lanes)}<div class="ticks">{ticks}</div></div></div>'
+    axis = f'<div class="ticks">{x_axis(0, span, human.time_ns, n=6)}</div>'
+    return f'{SCROLL_HINT}<div class="scroll"><div class="timeline">{"".join(lanes)}{axis}</div></div>'
 
+
+#: Above what is always wider than a phone, and shown there only; tables have a shadow at the edge instead.
+SCROLL_HINT = '<p class="hint">Scroll it sideways to see all &rarr;</p>'
 
 #: Patterns that charts refer to; once per page.
 DEFINITIONS = (

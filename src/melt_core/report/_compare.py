@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePath
 
 from melt_core.analysis.group import key_averages
 from melt_core.analysis.stats import Stat
 from melt_core.analysis.views import n_steps
 from melt_core.report import human
-from melt_core.report._charts import esc
-from melt_core.report._sections import Subject, flatten, section
+from melt_core.report._charts import esc, kind_tag
+from melt_core.report._sections import FIGURES, Subject, flatten, section
 from melt_core.trace.format import Phase
 
-_FIGURES: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
-    ("Time to first token", "ttft_ms", human.time_ms),
-    ("Prefill", "prefill_tok_s", human.rate),
-    ("Decode", "decode_tok_s", human.rate),
-    ("Inter-token latency, p50", "itl_p50_ms", human.time_ms),
-    ("Inter-token latency, p95", "itl_p95_ms", human.time_ms),
-    ("Load", "load_ms", human.time_ms),
-)
 _MAX_OP_TYPES = 12
 _MAX_DIFFERENCES = 60
+
+
+def told_apart(subjects: Sequence[Subject]) -> list[Subject]:
+    """Returns the subjects with labels that differ: the file's folder before its name, or else a number."""
+
+    def is_unique(label: str, labels: Sequence[str]) -> bool:
+        return labels.count(label) == 1
+
+    stems = [subject.label for subject in subjects]
+    places = ["/".join((PurePath(subject.trace.path or "").parent.name, subject.label)) for subject in subjects]
+    return [
+        subject
+        if is_unique(subject.label, stems)
+        else replace(subject, label=place if is_unique(place, places) else f"{number}: {subject.label}")
+        for number, (subject, place) in enumerate(zip(subjects, places, strict=True), start=1)
+    ]
 
 
 def comparison(subjects: Sequence[Subject]) -> str:
@@ -58,23 +68,27 @@ def _ratio(value: float | None, first: float | None) -> float | None:
     return value / first if value is not None and first else None
 
 
+def _kind(subjects: Sequence[Subject], kind: str) -> str:
+    return ", ".join(dict.fromkeys(subject.kind(kind) for subject in subjects))
+
+
 def _figures(subjects: Sequence[Subject], head: str) -> str:
     rows = []
-    for label, name, shown in _FIGURES:
+    for label, name, shown, kind in FIGURES:
         stats: list[Stat | None] = [getattr(subject.summary, name) for subject in subjects]
         medians = [None if stat is None else stat.median for stat in stats]
         cells = []
         for number, median in enumerate(medians):
             cells.append(_cell(shown(median), _ratio(median, medians[0]) if number else None))
-        rows.append(f"<tr><td>{esc(label)}</td>{''.join(cells)}</tr>")
+        rows.append(f"<tr><td>{esc(label)}{kind_tag(_kind(subjects, kind))}</td>{''.join(cells)}</tr>")
     peaks = [subject.summary.peak_rss_bytes for subject in subjects]
     cells = [
         _cell(human.size_bytes(peak), _ratio(peak, peaks[0]) if number else None) for number, peak in enumerate(peaks)
     ]
-    rows.append(f"<tr><td>Peak memory</td>{''.join(cells)}</tr>")
-    counts = "".join(f'<td class="num">{subject.summary.n_runs}</td>' for subject in subjects)
+    rows.append(f"<tr><td>Peak memory{kind_tag('measured')}</td>{''.join(cells)}</tr>")
+    counts = "".join(_cell(str(subject.summary.n_runs), None) for subject in subjects)
     rows.append(f"<tr><td>Measured runs</td>{counts}</tr>")
-    note = "Medians over the measured runs; below each, its ratio to the first trace. The spread is further down."
+    note = "Medians over the measured runs; with each, its ratio to the first trace. The spread is further down."
     return section("Key figures", note, _table(head, rows, "figure"))
 
 
@@ -102,7 +116,9 @@ def _op_types(subjects: Sequence[Subject], head: str) -> str:
             for number, found in enumerate(times)
         ]
         rows.append(f"<tr><td>{esc(key)}</td>{''.join(cells)}</tr>")
-    return section("Op types, per decoded token", "Main-thread time of one decode step.", _table(head, rows, "op type"))
+    note = "Main-thread time of one decode step; bars are parts of the longest time in the table."
+    kind = _kind(subjects, "derived")
+    return section("Op types, per decoded token", note, _table(head, rows, "op type"), kind)
 
 
 def _differences(subjects: Sequence[Subject], head: str) -> str:

@@ -10,7 +10,7 @@ from melt_core.analysis.energy import EnergyReport, PhaseEnergy, energy_of, has_
 from melt_core.analysis.energy_ops import OpEnergyReport, op_energy
 from melt_core.errors import TraceError
 from melt_core.report import human
-from melt_core.report._charts import esc
+from melt_core.report._charts import esc, kind_tag
 from melt_core.report._lines import Band, Line, line_plot
 from melt_core.report.energy_text import joules, watts
 from melt_core.trace.format import ChunkKind
@@ -38,7 +38,7 @@ def _table(report: EnergyReport) -> str:
     head = "".join(f'<th class="num">{name}</th>' for name in ("gross", "95 % interval", "net", "power", "time"))
     rows = "".join(_row(row) for row in (report.total, *report.phases))
     return (
-        f'<div class="scroll"><table><thead><tr><th>measured</th>{head}<th></th></tr></thead>'
+        f'<div class="scroll"><table><thead><tr><th>phase</th>{head}<th></th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
 
@@ -92,7 +92,7 @@ def _ops(trace: Trace, report: EnergyReport) -> str:
         found = op_energy(trace, report=report)
     except TraceError as error:
         return f'<p class="note">{esc(error)}</p>'
-    title = "<h3>By op type, modelled: least squares of power on the time that ops took</h3>"
+    title = f"<h3>By op type, modelled: least squares of power on the time that ops took{kind_tag('modelled')}</h3>"
     if found.rows is None:
         return f'{title}<p class="note">Not modelled: {esc(found.refusal)}</p>'
     return title + _op_table(found)

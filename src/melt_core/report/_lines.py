@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melt_core.report import human
-from melt_core.report._charts import esc
+from melt_core.report._charts import PLOT_HEIGHT as _HEIGHT
+from melt_core.report._charts import PLOT_WIDTH as _WIDTH
+from melt_core.report._charts import esc, plot, ticks, x_axis
 
 Array = NDArray[Any]
 
-_WIDTH, _HEIGHT, _POINTS = 1000, 230, 1000
+_POINTS = 1000
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,9 @@ def line_plot(
     if not drawn:
         return ""
     finite = np.concatenate([line.values[np.isfinite(line.values)] for line in drawn])
-    low = 0.0 if from_zero else float(finite.min())
-    high = float(finite.max())
-    pad = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
-    low, high = (low if from_zero else low - pad), high + pad
+    low, high = 0.0 if from_zero else float(finite.min()), float(finite.max())
+    y_ticks = ticks(low, high if high > low else low + (abs(low) * 0.05 or 1.0))
+    low, high = y_ticks[0], y_ticks[-1]
 
     def x(time_s: Array) -> Array:
         return np.asarray(_WIDTH * (time_s - span_s[0]) / max(span_s[1] - span_s[0], 1e-9))
@@ -75,16 +76,12 @@ def line_plot(
         return np.asarray(_HEIGHT * (1 - (values - low) / (high - low)))
 
     parts = [_band(band, x) for band in bands]
-    parts += [f'<line class="grid-line" x1="0" x2="{_WIDTH}" y1="{_HEIGHT * at / 4}" y2="{_HEIGHT * at / 4}"/>'
-              for at in range(5)]  # fmt: skip
     for colour, line in enumerate(drawn):
         parts.append(_drawn(line, colour, x, y))
     for time_s, text in marks:
         at = float(x(np.array([time_s]))[0])
         place = f'x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="{_HEIGHT}"'
         parts.append(f'<line class="p95" {place}><title>{esc(text)}</title></line>')
-    labels = "".join(f"<span>{esc(shown(low + (high - low) * at / 4))}</span>" for at in range(4, -1, -1))
-    ticks = "".join(f"<span>{esc(_tick(span_s[0] + (span_s[1] - span_s[0]) * at / 4))}</span>" for at in range(5))
     legend = "".join(
         f'<span><i class="swatch" style="background:var(--c{colour})"></i>{esc(line.label)}</span>'
         for colour, line in enumerate(drawn)
@@ -95,9 +92,8 @@ def line_plot(
         for name, colour in names.items()
     )
     return (
-        f'<h3>{esc(title)}</h3><div class="plot"><div class="y">{labels}</div>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{esc(title)}">'
-        f'{"".join(parts)}</svg><div class="x">{ticks}</div></div><div class="legend">{legend}</div><br>'
+        f"<h3>{esc(title)}</h3>{plot(title, ''.join(parts), y_ticks, shown, x_axis(*span_s, _tick))}"
+        f'<div class="legend">{legend}</div><br>'
     )
 
 

@@ -9,13 +9,13 @@ import numpy as np
 from melt_core.analysis.memory import memory_of
 from melt_core.analysis.samples import Series, series_of
 from melt_core.report import human
-from melt_core.report._charts import esc
+from melt_core.report._charts import PLOT_HEIGHT, PLOT_WIDTH, esc, plot, ticks, x_axis
 from melt_core.report.activations import activations_body
 
 if TYPE_CHECKING:
     from melt_core.trace.trace import Trace
 
-_WIDTH, _HEIGHT, _POINTS = 1000, 180, 1000
+_POINTS = 1000
 _LINES = (("process/rss", "resident set"), ("process/rss_anon", "anonymous"), ("process/heap", "heap"))
 
 
@@ -45,21 +45,18 @@ def _timeline(series: dict[str, Series]) -> str:
         return ""
     start_ns = min(int(found.time_ns[0]) for found, _ in shown)
     span_ns = max(max(int(found.time_ns[-1]) for found, _ in shown) - start_ns, 1)
-    top = max(float(found.values.max()) for found, _ in shown) * 1.06 or 1.0
+    y_ticks = ticks(0.0, max(float(found.values.max()) for found, _ in shown) or 1.0)
     lines, legend = [], []
     for colour, (found, label) in enumerate(shown):
         picked = np.unique(np.linspace(0, len(found.values) - 1, _POINTS).astype(np.intp))
-        x = _WIDTH * (found.time_ns[picked] - start_ns) / span_ns
-        y = _HEIGHT * (1 - np.maximum(found.values[picked], 0) / top)
+        x = PLOT_WIDTH * (found.time_ns[picked] - start_ns) / span_ns
+        y = PLOT_HEIGHT * (1 - np.maximum(found.values[picked], 0) / y_ticks[-1])
         points = " ".join(f"{at:.1f},{height:.1f}" for at, height in zip(x.tolist(), y.tolist(), strict=True))
         style = f"fill:none;stroke:var(--c{colour});stroke-width:2;vector-effect:non-scaling-stroke"
         lines.append(f'<polyline style="{style}" points="{points}"><title>{esc(label)}</title></polyline>')
         legend.append(f'<span><i class="swatch" style="background:var(--c{colour})"></i>{esc(label)}</span>')
-    labels = "".join(f"<span>{human.size_bytes(top * at / 4) if at else 0}</span>" for at in range(4, -1, -1))
-    ticks = "".join(f"<span>{human.time_ns(start_ns + span_ns * at / 4)}</span>" for at in range(5))
+    x_labels = x_axis(start_ns, start_ns + span_ns, human.time_ns)
     return (
-        f'<h3>Over the runs</h3><div class="plot"><div class="y">{labels}</div>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="memory over time">{"".join(lines)}</svg><div class="x">{ticks}</div></div>'
+        f"<h3>Over the runs</h3>{plot('memory over time', ''.join(lines), y_ticks, human.size_bytes, x_labels)}"
         f'<div class="legend">{"".join(legend)}<span>x: time since the trace began</span></div>'
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melt_core.report import human
-from melt_core.report._charts import esc
+from melt_core.report._charts import SCROLL_HINT, esc
 
 if TYPE_CHECKING:
     from melt_core.analysis.roofline import Roofline, RooflineRow
@@ -114,7 +114,7 @@ def standalone(found: Sequence[Roofline], title: str) -> str:
 def inline(found: Sequence[Roofline]) -> str:
     """Returns the chart for a page with the report's style sheet and `CHART_CSS`."""
     return (
-        f'<div class="scroll"><svg class="roofline" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'{SCROLL_HINT}<div class="scroll"><svg class="roofline" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'aria-label="roofline: arithmetic intensity against FLOP/s">{_drawing(found)}</svg></div>'
     )
 

@@ -43,9 +43,8 @@ def roofline_section(trace: Trace, ceilings: Ceilings) -> str:
     warnings = [warning for each in found for warning in each.warnings]
     doubts = "".join(f'<p class="note">{esc(warning)}</p>' for warning in dict.fromkeys(warnings))
     tables = "".join(_table(each) for each in found if each.rows)
-    return section(
-        "How near to the machine's ceilings?", note, f"<ul>{lines}</ul>{inline(found)}{legend}{rest}{doubts}{tables}"
-    )
+    body = f"<ul>{lines}</ul>{inline(found)}{legend}{rest}{doubts}{tables}"
+    return section("How near to the machine's ceilings?", note, body, "derived")
 
 
 def _table(found: Roofline) -> str:

@@ -14,16 +14,17 @@ from melt_core.analysis.group import key_averages
 from melt_core.analysis.memory import has_memory
 from melt_core.analysis.stats import Stat
 from melt_core.analysis.summary import Summary, run_series, summarize
-from melt_core.analysis.views import layer_times, n_steps, token_timeline, top_ops
+from melt_core.analysis.views import layer_times, n_steps, token_timeline
 from melt_core.report import _charts as charts
 from melt_core.report import human
-from melt_core.report._charts import Bar, Palette, esc
+from melt_core.report._charts import Bar, Palette, esc, kind_tag
 from melt_core.report._counters import counters_body
 from melt_core.report._energy import energy_body
 from melt_core.report._memory import memory_body
+from melt_core.report._rows import slowest_ops
 from melt_core.report._thermal import thermal_body
 from melt_core.report.activations import activations_body
-from melt_core.trace.format import Phase
+from melt_core.trace.format import ClockId, Phase
 from melt_core.trace.metadata import number
 
 if TYPE_CHECKING:
@@ -32,6 +33,18 @@ if TYPE_CHECKING:
 
 _TOP_BARS = 9
 _MAX_METADATA_ROWS = 200
+
+#: What it is called, where it is in a summary, how it is written, and its label in docs/measuring_honestly.md.
+FIGURES: tuple[tuple[str, str, Callable[[float | None], str], str], ...] = (
+    ("Time to first token (TTFT)", "ttft_ms", human.time_ms, "measured"),
+    ("Prefill", "prefill_tok_s", human.rate, "derived"),
+    ("Decode", "decode_tok_s", human.rate, "derived"),
+    ("Inter-token latency (ITL), p50", "itl_p50_ms", human.time_ms, "derived"),
+    ("Inter-token latency (ITL), p95", "itl_p95_ms", human.time_ms, "derived"),
+    ("Inter-token latency (ITL), p99", "itl_p99_ms", human.time_ms, "derived"),
+    ("Time per output token (TPOT)", "tpot_ms", human.time_ms, "derived"),
+    ("Load", "load_ms", human.time_ms, "measured"),
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,10 @@ class Subject:
         ranked = key_averages(trace)["key"].tolist()
         return cls(trace, summary, title, label, Palette.of(ranked))
 
+    def kind(self, kind: str) -> str:
+        """Returns the label of a figure that comes from the trace's clock: `kind`, if the clock is a real one."""
+        return "simulated" if self.trace.header.clock_id == ClockId.SIMULATED else kind
+
 
 def trace_sections(subject: Subject, *, is_first: bool) -> str:
     """Returns all sections of one trace."""
@@ -77,9 +94,12 @@ def trace_sections(subject: Subject, *, is_first: bool) -> str:
     return _header(subject, is_first=is_first) + "".join(maker(subject) for maker in makers)
 
 
-def section(title: str, note: str, body: str) -> str:
-    """Returns one card with a heading, a line that says how to read it, and its contents (HTML)."""
-    return f'<section><h2>{esc(title)}</h2><p class="note">{esc(note)}</p>{body}</section>'
+def section(title: str, note: str, body: str, kind: str | None = None) -> str:
+    """Returns one card with a heading, a line that says how to read it, and its contents (HTML).
+
+    `kind` is the label of all its numbers, if they have one in common.
+    """
+    return f'<section><h2>{esc(title)}{kind_tag(kind)}</h2><p class="note">{esc(note)}</p>{body}</section>'
 
 
 def _header(subject: Subject, *, is_first: bool) -> str:
@@ -96,8 +116,9 @@ def _header(subject: Subject, *, is_first: bool) -> str:
     ]
     items = "".join(f"<li>{esc(name)} <b>{esc(_whole(value))}</b></li>" for name, value in chips if value is not None)
     css = "trace" if is_first else "trace next"
+    kicker = "melt report" if is_first else subject.label
     return (
-        f'<header class="{css}"><div class="kicker">melt report</div><h1>{esc(subject.title)}</h1>'
+        f'<header class="{css}"><div class="kicker">{esc(kicker)}</div><h1>{esc(subject.title)}</h1>'
         f'<div class="sub">{esc(runtime)} on {esc(where)}</div><ul class="chips">{items}</ul></header>'
     )
 
@@ -126,13 +147,7 @@ def _warnings(subject: Subject) -> str:
 def _figures(subject: Subject) -> str:
     summary = subject.summary
     cards = [
-        _card("Time to first token", summary.ttft_ms, human.time_ms, "measured"),
-        _card("Prefill", summary.prefill_tok_s, human.rate, "derived"),
-        _card("Decode", summary.decode_tok_s, human.rate, "derived"),
-        _card("Inter-token latency, p50", summary.itl_p50_ms, human.time_ms, "derived"),
-        _card("Inter-token latency, p95", summary.itl_p95_ms, human.time_ms, "derived"),
-        _card("Inter-token latency, p99", summary.itl_p99_ms, human.time_ms, "derived"),
-        _card("Load", summary.load_ms, human.time_ms, "measured"),
+        *(_card(label, getattr(summary, name), shown, subject.kind(kind)) for label, name, shown, kind in FIGURES),
         _plain_card("Peak memory", human.size_bytes(summary.peak_rss_bytes), "of the process, so far", "measured"),
     ]
     return f'<div class="figures">{"".join(cards)}</div>'
@@ -142,14 +157,14 @@ def _card(label: str, stat: Stat | None, shown: Callable[[float | None], str], k
     if stat is None:
         return _plain_card(label, human.MISSING, "not in this trace", kind)
     spread = f"IQR {shown(stat.iqr)} &middot; n = {stat.n}" if stat.n > 1 else "n = 1"
-    dots = charts.strip(stat.values) if stat.n > 1 else ""
+    dots = charts.strip(stat.values, shown) if stat.n > 1 else ""
     return _plain_card(label, shown(stat.median), spread, kind, dots)
 
 
 def _plain_card(label: str, value: str, spread_html: str, kind: str, extra_html: str = "") -> str:
     amount, _, unit = value.partition(" ")
     return (
-        f'<div class="figure"><div class="label"><span>{esc(label)}</span><span class="kind">{kind}</span></div>'
+        f'<div class="figure"><div class="label"><span>{esc(label)}</span>{kind_tag(kind)}</div>'
         f'<div class="value">{esc(amount)}<small>{esc(unit) if unit else ""}</small></div>'
         f'<div class="spread">{spread_html}</div>{extra_html}</div>'
     )
@@ -179,8 +194,8 @@ def _trust(subject: Subject) -> str:
         ),
         *((f"Missing: {name}", reason) for name, reason in summary.missing.items()),
     ]
-    note = "What recording cost, and whether the parts add up to the whole."
-    return section("Can these numbers be trusted?", note, _definition_list(rows))
+    note = "What recording cost, and whether the parts add up to the whole. Records and graphs are counted."
+    return section("Can these numbers be trusted?", note, _definition_list(rows), subject.kind("derived"))
 
 
 def _definition_list(rows: list[tuple[str, Any]]) -> str:
@@ -209,9 +224,12 @@ def _where_time_goes(subject: Subject) -> str:
             modules.append(f"<div><h3>{phase.name.capitalize()}, by module</h3>{charts.bars(rows)}</div>")
     waits = '<span><i class="swatch hatched"></i>part of the threads\' time spent waiting at barriers</span>'
     legend = subject.palette.legend(waits)
-    note = "Share of the main thread's time by op type and by module, and the time per step behind it."
+    note = (
+        "Share of the main thread's time by op type and by module, and the time per step. "
+        "A bar of 100 % would fill its row."
+    )
     body = f'<div class="columns">{"".join(columns)}</div><br><div class="columns">{"".join(modules)}</div>{legend}'
-    return section("Where the time goes", note, body)
+    return section("Where the time goes", note, body, subject.kind("derived"))
 
 
 def _bars(table: Table, steps: int, palette: Palette | None) -> list[Bar]:
@@ -238,18 +256,21 @@ def _layers(subject: Subject) -> str:
             strips.append(charts.heat(times, f"{phase.name.capitalize()}: time of {unit}, by layer"))
     if not strips:
         return ""
-    note = "The darker a cell, the more main-thread time the layer takes; one scale per strip."
-    return section("Layer by layer", note, "<br>".join(strips))
+    note = "The stronger the colour of a cell, the more main-thread time the layer takes; one scale per strip."
+    return section("Layer by layer", note, "<br>".join(strips), subject.kind("derived"))
 
 
 def _latency(subject: Subject) -> str:
     series = [run.itl_ms for run in run_series(subject.trace) if len(run.end_ns) > 2]
-    if not series:
+    p50, p95 = subject.summary.itl_p50_ms, subject.summary.itl_p95_ms
+    if not series or p50 is None or p95 is None:
         return ""
-    pooled = np.concatenate(series)
-    p50, p95 = (float(value) for value in np.percentile(pooled, [50, 95]))
-    note = "Every inter-token latency of every measured run, on one scale from zero."
-    return section("Decode latency over tokens", note, charts.latency_plot(series, p50, p95))
+    note = (
+        "Every inter-token latency of every measured run, on one scale from zero. p50 and p95 are those above: "
+        "of each run, then the median over the runs."
+    )
+    body = charts.latency_plot(series, p50.median, p95.median)
+    return section("Decode latency over tokens", note, body, subject.kind("measured"))
 
 
 def _one_token(subject: Subject) -> str:
@@ -265,11 +286,12 @@ def _one_token(subject: Subject) -> str:
         "hatched is waiting at a barrier."
     )
     waits = '<span><i class="swatch hatched"></i>wait</span>'
-    return section("One token, thread by thread", note, body + subject.palette.legend(waits))
+    body += subject.palette.legend(waits)
+    return section("One token, thread by thread", note, body, subject.kind("measured"))
 
 
 def _slowest(subject: Subject) -> str:
-    found = top_ops(subject.trace)
+    found = slowest_ops(subject.trace)
     if not found:
         return ""
     head = "".join(
@@ -277,6 +299,7 @@ def _slowest(subject: Subject) -> str:
         for name, css in (
             ("op", ""),
             ("type", ""),
+            ("phase", ""),
             ("shape", ""),
             *((name, ' class="num"') for name in ("times", "total", "share", "bytes/s", "FLOP/s")),
         )
@@ -284,47 +307,58 @@ def _slowest(subject: Subject) -> str:
     rows = []
     for op in found:
         numbers = (
-            human.count(op.count),
+            op.count,
             human.time_ns(op.wall_ns),
             human.percent(op.share),
             human.size_bytes(op.bytes_per_s),
             human.count(op.flop_per_s),
         )
-        shape = [size for at, size in enumerate(op.shape) if at >= 2 or size not in (0, 1)]
+        shape = op.shapes[0] if len(op.shapes) == 1 else f"{op.shapes[0]} and {len(op.shapes) - 1} more"
         cells = "".join(f'<td class="num">{esc(value)}</td>' for value in numbers)
         rows.append(
             f'<tr><td class="name"><code>{esc(op.name)}</code></td><td>{esc(op.op_type)}</td>'
-            f"<td>{esc('x'.join(map(str, shape)))}</td>{cells}</tr>"
+            f"<td>{esc(op.phase)}</td><td>{esc(shape)}</td>{cells}</tr>"
         )
-    note = "All measured runs together. Bytes/s and FLOP/s are derived: what the op needs by formula / its time."
+    note = (
+        "All measured runs together, prefill and decode apart. "
+        "Bytes/s and FLOP/s: what the op needs by formula / its time."
+    )
     body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-    return section("The ops that take longest", note, body)
+    return section("The ops that take longest", note, body, subject.kind("derived"))
 
 
 def _counters(subject: Subject) -> str:
     body = counters_body(subject.trace)
-    note = "All threads, all measured runs. Derived: ipc, instructions per cycle; mpki, misses per 1000 instructions."
+    note = (
+        "All threads, all measured runs. Measured: the counts. Derived: time; ipc, instructions per cycle; "
+        "mpki, misses per 1000 instructions."
+    )
     return section("What the counters say", note, body) if body else ""
 
 
 def _memory(subject: Subject) -> str:
     if has_memory(subject.trace):
         note = "After the last run. Bytes: reserved; resident: in RAM. What no row explains is unaccounted."
-        return section("Where the memory went", note, memory_body(subject.trace))
+        return section("Where the memory went", note, memory_body(subject.trace), "measured")
     body = activations_body(subject.trace)
     note = "What is needed of the compute buffer at each op. Profile with the level memory for the whole process."
-    return section("Live activations", note, body) if body else ""
+    return section("Live activations", note, body, "derived") if body else ""
 
 
 def _energy(subject: Subject) -> str:
     body = energy_body(subject.trace)
-    note = "Of the measured runs together. Net: idle power taken off. What the sensor cannot resolve is refused."
-    return section("What it cost in energy", note, body) if body else ""
+    note = (
+        "Of the measured runs together. Net, which is derived: idle power taken off. "
+        "What the sensor cannot resolve is refused."
+    )
+    return section("What it cost in energy", note, body, "measured") if body else ""
 
 
 def _thermal(subject: Subject) -> str:
     body = thermal_body([subject.trace])
-    note = "Rate, power, temperature and clocks over one time axis; dashed: where the rate steps."
+    note = (
+        "Over one time axis; dashed: where the rate steps. Measured: power, temperature and clocks. Derived: the rate."
+    )
     return section("Heat and clocks", note, body) if body else ""
 
 
@@ -335,7 +369,7 @@ def flatten(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
         if isinstance(value, Mapping):
             yield from flatten(value, f"{name}.")
         elif name != "warnings":
-            yield name, ", ".join(map(str, value)) if isinstance(value, list) else human.plain(value)
+            yield name, ", ".join(map(str, value)) if isinstance(value, list) else charts.plain(value)
 
 
 def _metadata(subject: Subject) -> str:

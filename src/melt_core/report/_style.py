@@ -14,7 +14,7 @@ CSS: Final = """
   --accent: #2563c9; --warn-bg: #fff6e0; --warn-line: #e5b94a; --warn-text: #6b4a00;
   --c0: #2f6fd6; --c1: #e0762f; --c2: #22967a; --c3: #b3509b; --c4: #c39a17; --c5: #6d62d0; --c6: #3d9dc2;
   --c7: #8b93a0;
-  --heat: 37, 99, 201; --hatch: rgba(28, 36, 48, .55);
+  --heat: 37, 99, 201; --hatch: rgba(28, 36, 48, .55); --shade: rgba(28, 36, 48, .28);
 }
 @media (prefers-color-scheme: dark) {
   :root {
@@ -22,7 +22,7 @@ CSS: Final = """
     --accent: #78aaf5; --warn-bg: #2c2412; --warn-line: #8a6a1c; --warn-text: #f0d48a;
     --c0: #6da2f2; --c1: #f0985c; --c2: #4fc0a2; --c3: #d283bf; --c4: #dcba4b; --c5: #9d94ee; --c6: #6bc0df;
     --c7: #7d8794;
-    --heat: 109, 162, 242; --hatch: rgba(230, 234, 240, .6);
+    --heat: 109, 162, 242; --hatch: rgba(230, 234, 240, .6); --shade: rgba(0, 0, 0, .75);
   }
 }
 * { box-sizing: border-box; }
@@ -34,6 +34,7 @@ h2 { font-size: 17px; margin: 0 0 2px; }
 h3 { font-size: 13px; margin: 0 0 8px; color: var(--soft); font-weight: 600; }
 p { margin: 0 0 10px; }
 .kicker { color: var(--accent); font-size: 12px; font-weight: 700; letter-spacing: .08em; text-transform: uppercase; }
+.next .kicker { text-transform: none; letter-spacing: 0; font-size: 14px; }
 .sub { color: var(--soft); overflow-wrap: anywhere; }
 .note { color: var(--soft); font-size: 13px; margin: 0 0 14px; max-width: 78ch; }
 .chips { display: flex; flex-wrap: wrap; gap: 6px; margin: 12px 0 0; padding: 0; list-style: none; }
@@ -44,7 +45,7 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
   margin: 16px 0 0; }
 header.trace { margin: 0 0 18px; }
 header.trace.next { margin-top: 56px; padding-top: 28px; border-top: 2px solid var(--line); }
-.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 12px; margin: 16px 0 0; }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 12px; margin: 16px 0 0; }
 .figure { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 13px 15px 12px;
   display: flex; flex-direction: column; }
 .figure .label { font-size: 13px; color: var(--soft); display: flex; justify-content: space-between; gap: 8px; }
@@ -53,12 +54,15 @@ header.trace.next { margin-top: 56px; padding-top: 28px; border-top: 2px solid v
 .figure .value small { font-size: 14px; font-weight: 500; color: var(--soft); letter-spacing: 0; margin-left: 3px; }
 .figure .spread { font-size: 12.5px; color: var(--soft); }
 .figure svg { width: 100%; height: 14px; margin-top: auto; padding-top: 4px; overflow: visible; }
+.ends { display: flex; justify-content: space-between; gap: 8px; font-size: 11px; color: var(--soft);
+  font-variant-numeric: tabular-nums; }
 .kind { font-size: 11px; border-radius: 4px; padding: 1px 6px; background: var(--track); color: var(--soft);
-  align-self: flex-start; white-space: nowrap; }
+  align-self: flex-start; white-space: nowrap; font-weight: 400; }
+h2 .kind, h3 .kind, td .kind { vertical-align: 2px; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 24px 36px; }
 .bars { display: grid; grid-template-columns: minmax(92px, max-content) 1fr max-content; gap: 6px 12px;
   align-items: center; font-size: 13.5px; }
-.bars .name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; max-width: 180px; }
+.bars .name { overflow-wrap: anywhere; max-width: 180px; line-height: 1.25; }
 .bars .track { background: var(--track); border-radius: 4px; height: 18px; overflow: hidden; }
 .bars .bar { display: flex; height: 100%; min-width: 2px; border-radius: 4px 3px 3px 4px; overflow: hidden; }
 .bars .bar i { display: block; height: 100%; }
@@ -68,7 +72,13 @@ header.trace.next { margin-top: 56px; padding-top: 28px; border-top: 2px solid v
 .swatch { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 6px; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; font-size: 12.5px; color: var(--soft); margin-top: 10px; }
 .hatched { background-image: repeating-linear-gradient(135deg, var(--hatch) 0 1.5px, transparent 1.5px 4px); }
-.scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; }
+/* A shadow at the edge behind which something lies: the card-coloured layers scroll with the contents and cover it. */
+.scroll { overflow-x: auto; -webkit-overflow-scrolling: touch;
+  background: linear-gradient(to right, var(--card) 40%, transparent) 0 0 / 48px 100% no-repeat local,
+    linear-gradient(to left, var(--card) 40%, transparent) 100% 0 / 48px 100% no-repeat local,
+    linear-gradient(to right, var(--shade), transparent) 0 0 / 14px 100% no-repeat scroll,
+    linear-gradient(to left, var(--shade), transparent) 100% 0 / 14px 100% no-repeat scroll; }
+.hint { display: none; color: var(--soft); font-size: 12px; margin: 0 0 6px; }
 .heat { display: grid; gap: 2px; font-size: 12px; min-width: max-content; align-items: stretch; }
 .heat .row { color: var(--soft); padding-right: 10px; white-space: nowrap; position: sticky; left: 0;
   background: var(--card); line-height: 24px; }
@@ -84,13 +94,15 @@ header.trace.next { margin-top: 56px; padding-top: 28px; border-top: 2px solid v
 .plot svg { width: 100%; height: 230px; display: block; overflow: visible; }
 .plot .x, .ticks { display: flex; justify-content: space-between; margin-top: 5px; }
 .plot .x { grid-column: 2; }
+.plot .at, .ticks .at { display: block; position: relative; height: 18px; flex: 1; }
+.at span { position: absolute; white-space: nowrap; }
 .grid-line { stroke: var(--line); stroke-width: 1; vector-effect: non-scaling-stroke; }
 .run-line { fill: none; stroke: var(--c0); stroke-width: 1.4; vector-effect: non-scaling-stroke;
   stroke-linejoin: round; opacity: .6; }
 .p50 { stroke: var(--text); stroke-width: 1.4; vector-effect: non-scaling-stroke; }
 .p95 { stroke: var(--c1); stroke-width: 1.4; stroke-dasharray: 6 4; vector-effect: non-scaling-stroke; }
 .dot { fill: var(--c0); }
-.timeline { min-width: 760px; }
+.timeline { min-width: 760px; padding-right: 14px; }
 .timeline .lane { display: grid; grid-template-columns: 68px 1fr; align-items: center; margin-bottom: 5px;
   font-size: 12px; color: var(--soft); }
 .timeline .lane span { position: sticky; left: 0; background: var(--card); z-index: 1; line-height: 34px; }
@@ -108,7 +120,7 @@ td.text { overflow-wrap: anywhere; min-width: 140px; }
 td code, li code { font: 12.5px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 .delta { color: var(--soft); font-size: 12px; display: inline-block; min-width: 4.2em; }
 .below { display: block; font-weight: 400; font-size: 12px; white-space: normal; overflow-wrap: anywhere; }
-.compared td:first-child { min-width: 96px; }
+.compared td:first-child { min-width: 96px; } .compared td .kind { display: inline-block; }
 .compared td.name { min-width: 150px; }
 section.warnings { background: var(--warn-bg); border-color: var(--warn-line); color: var(--warn-text); }
 .warnings ul { margin: 6px 0 0; padding-left: 20px; }
@@ -125,9 +137,9 @@ footer { color: var(--soft); font-size: 13px; margin-top: 28px; }
   .figures { grid-template-columns: 1fr 1fr; gap: 8px; } .figure { padding: 10px 12px; }
   .figure .value { font-size: 21px; }
   .figure .label { flex-direction: column; gap: 2px; }
-  .bars { grid-template-columns: minmax(70px, 30%) 1fr max-content; gap: 6px 8px; font-size: 12.5px; }
-  .bars .num span { display: none; }
-  .delta { display: block; } .meter { min-width: 64px; } th, td { padding-right: 9px; }
+  .bars { grid-template-columns: fit-content(38%) 1fr max-content; gap: 6px 8px; font-size: 12.5px; }
+  .bars .num { line-height: 1.25; } .bars .num span { display: block; } .hint { display: block; }
+  .delta { display: block; min-height: 18px; } .meter { min-width: 64px; } th, td { padding-right: 9px; }
   dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; }
 }
 @media print { body { background: #fff; } section, .figure { break-inside: avoid; } }

@@ -29,12 +29,23 @@ def activation_lines(trace: Trace) -> list[str]:
     return lines
 
 
-def graph_lines(graph: LiveGraph) -> list[str]:
-    """Returns the ops of a graph in order, with what is live at each."""
-    lines = [*textwrap.wrap(f"{graph.phase}: {_peak(graph)}", WIDTH), f"{'live':>9}  {'op_type':<20}op"]
-    for op in graph.ops:
-        name = human.plain(op.op)
-        lines.append(f"{human.size_bytes(op.live_bytes):>9}  {human.plain(op.op_type)[:18]:<20}{name}"[:WIDTH])
+def graph_lines(graph: LiveGraph, *, max_rows: int | None = None) -> list[str]:
+    """Returns the ops of a graph, with their place in it and what is live at each.
+
+    Args:
+        graph: The graph.
+        max_rows: So many ops at which most is live, the greatest first; None: all, in the order of the graph.
+    """
+    ops = list(enumerate(graph.ops))
+    if max_rows is not None:
+        ops = sorted(ops, key=lambda each: -each[1].live_bytes)[:max_rows]
+    lines = textwrap.wrap(f"{graph.phase}: {_peak(graph)}", WIDTH)
+    lines.append(f"{'live':>9}  {'place':>5}  {'op_type':<20}op")
+    for at, op in ops:
+        size, kind = human.size_bytes(op.live_bytes), human.plain(op.op_type)[:18]
+        lines.append(f"{size:>9}  {at:>5}  {kind:<20}{human.plain(op.op)}"[:WIDTH])
+    if len(ops) < len(graph.ops):
+        lines.append(f"... {len(graph.ops) - len(ops)} more of {len(graph.ops)} ops: --all shows them in their order")
     return lines
 
 

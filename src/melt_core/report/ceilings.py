@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from melt_core.analysis.ceiling_checks import lower_with_more_threads
 from melt_core.analysis.ceilings import FLOPS, READ_BANDWIDTH, Ceiling, Ceilings
 from melt_core.report import human
 from melt_core.report.text import WIDTH
@@ -28,7 +29,8 @@ def format_ceilings(ceilings: Ceilings) -> str:
         threads = "" if absent.n_threads is None else f", {absent.n_threads} threads"
         lines += _line("absent", human.plain(f"{absent.family}{threads}: {absent.reason}"))
     lines.append("")
-    for note in (f"widest reads tried: {ceilings.read_instructions}", *ceilings.notes):
+    doubts = lower_with_more_threads(ceilings)
+    for note in (*doubts, f"widest reads tried: {ceilings.read_instructions}", *ceilings.notes):
         lines += _line("note", human.plain(note))
     return "\n".join(lines)
 

@@ -3,7 +3,8 @@
 One process per trace; tracks: phases, tokens, one per thread, one per thread for the times without a processor (level
 ops), counters of level memory, live activations op by op. What level counters counted is among the arguments of an op.
 Events are complete ("X"), times in us since the trace began. A wait at a barrier is a slice of its own, behind the op
-that waits.
+that waits. A slice ends at the latest where the next one of its track begins: Perfetto drops slices that overlap in
+part, and in a trace whose start and duration were rounded apart they do, by 1 ns.
 Format: "Trace Event Format", https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from melt_core.analysis.energy_channels import Supply, supplies_of
 from melt_core.analysis.memory import live_bytes
@@ -25,6 +27,8 @@ from melt_core.units import NS_PER_S
 if TYPE_CHECKING:
     from melt_core.trace.table import Table
     from melt_core.trace.trace import Trace
+
+Array = NDArray[Any]
 
 _PID = 1
 _LIVE = "activations/live [B]"
@@ -58,9 +62,11 @@ def _blocks(trace: Trace, run: int | None) -> Iterator[list[str]]:
     yield list(_counter_events(trace, run))
     yield list(_off_cpu_events(trace, run))
     threads: set[int] = set()
+    limits, done = _op_limits(trace, run), 0
     for table in op_tables(trace, run=run):
         threads.update(table["thread"].tolist())
-        yield list(_op_events(table))
+        yield list(_op_events(table, limits[done : done + len(table)].tolist()))
+        done += len(table)
     yield [line for thread in sorted(threads) for line in _track(_FIRST_THREAD + thread, f"thread {thread}")]
 
 
@@ -73,9 +79,9 @@ def _track(tid: int, name: str) -> list[str]:
     return [_name("thread_name", tid, name), json.dumps(order)]
 
 
-def _slice(tid: int, name: str, category: str, start_ns: int, duration_ns: int, args: str) -> str:
+def _slice(tid: int, name: str, category: str, start_ns: int, end_ns: int, args: str) -> str:
     return (
-        f'{{"ph":"X","pid":{_PID},"tid":{tid},"ts":{_us(start_ns)},"dur":{_us(max(duration_ns, 0))},'
+        f'{{"ph":"X","pid":{_PID},"tid":{tid},"ts":{_us(start_ns)},"dur":{_us(max(end_ns - start_ns, 0))},'
         f'"cat":"{category}","name":{name},"args":{args}}}'
     )
 
@@ -87,18 +93,45 @@ def _us(time_ns: int) -> str:
 
 
 def _phase_events(trace: Trace, run: int | None) -> Iterator[str]:
-    for row in trace.phases:
+    for row, end_ns in _clipped(trace.phases):
         if run is None or row.run in (None, run):
             args = json.dumps({"run": row.run})
-            yield _slice(_PHASES, json.dumps(row.phase or "?"), "phase", row.start_ns, row.duration_ns, args)
+            yield _slice(_PHASES, json.dumps(row.phase or "?"), "phase", row.start_ns, end_ns, args)
 
 
 def _token_events(trace: Trace, run: int | None) -> Iterator[str]:
-    for row in trace.tokens:
+    for row, end_ns in _clipped(trace.tokens):
         if run is None or row.run == run:
             args = {"run": row.run, "index": row.index, "token_id": row.token_id, "n_tokens": row.n_tokens}
             name = json.dumps(f"token {row.index}")
-            yield _slice(_TOKENS, name, row.phase or "?", row.start_ns, row.duration_ns, json.dumps(args))
+            yield _slice(_TOKENS, name, row.phase or "?", row.start_ns, end_ns, json.dumps(args))
+
+
+def _clipped(table: Table, *, track: str | None = None) -> Iterator[tuple[Any, int]]:
+    """Yields each row with its end, which is not beyond the next row's start on the same track."""
+    start_ns = table["start_ns"].astype(np.int64)
+    end_ns = start_ns + table["duration_ns"].astype(np.int64)
+    tracks = np.zeros(len(table), np.int64) if track is None else table[track].astype(np.int64)
+    yield from zip(table, np.minimum(end_ns, _next_starts(tracks, start_ns, end_ns)).tolist(), strict=True)
+
+
+def _next_starts(tracks: Array, start_ns: Array, end_ns: Array) -> Array:
+    """Returns, for each slice, when the next one of its track begins; the last of a track has no limit."""
+    order = np.lexsort((end_ns, start_ns, tracks))  # of those that begin together, the longest keeps its time
+    limits = np.full(len(order), np.iinfo(np.int64).max)
+    same = tracks[order[1:]] == tracks[order[:-1]]
+    limits[order[:-1][same]] = start_ns[order[1:][same]]
+    return limits
+
+
+def _op_limits(trace: Trace, run: int | None) -> Array:
+    """Returns the next starts of the op records, in the order in which `op_tables` yields them."""
+    ops = trace.ops
+    if run is not None:
+        ops = ops[ops["run"] == run]
+    thread, start_ns = ops["thread"].astype(np.int64), ops["start_ns"].astype(np.int64)
+    end_ns = start_ns + ops["compute_ns"].astype(np.int64) + ops["wait_ns"].astype(np.int64)
+    return _next_starts(thread, start_ns, end_ns)
 
 
 def _counter_events(trace: Trace, run: int | None) -> Iterator[str]:
@@ -136,7 +169,7 @@ def _counter(name: str, time_ns: int, value: float) -> str:
 def _off_cpu_events(trace: Trace, run: int | None) -> Iterator[str]:
     """Yields when each computing thread had no processor, on tracks of their own: they do not nest with ops."""
     threads = set()
-    for row in trace.switches:
+    for row, end_ns in _clipped(trace.switches, track="thread"):
         if run is not None and row.run != run:
             continue
         if row.thread not in threads:
@@ -144,15 +177,15 @@ def _off_cpu_events(trace: Trace, run: int | None) -> Iterator[str]:
             yield from _track(_FIRST_OFF_CPU + row.thread, f"thread {row.thread} off its processor")
         args = json.dumps({"cpu_before": row.cpu_before, "cpu_after": row.cpu_after})
         name = '"preempted"' if row.preempted else '"waiting"'
-        yield _slice(_FIRST_OFF_CPU + row.thread, name, "off cpu", row.start_ns, row.duration_ns, args)
+        yield _slice(_FIRST_OFF_CPU + row.thread, name, "off cpu", row.start_ns, end_ns, args)
 
 
-def _op_events(table: Table) -> Iterator[str]:
+def _op_events(table: Table, limits_ns: list[int]) -> Iterator[str]:
     known: dict[Any, tuple[str, str]] = {}
     live: float | None = None
     first, last = table.columns.index("op"), table.columns.index("live_bytes") + 1
     own = table.columns[last:]  # marks and counters
-    for row in table:
+    for row, limit_ns in zip(table, limits_ns, strict=True):
         key = row[first:last]  # all that the op definition says, and nothing of this one execution
         if key not in known:
             known[key] = (json.dumps(row.op or "?"), _op_args(row))
@@ -164,9 +197,10 @@ def _op_events(table: Table) -> Iterator[str]:
         if row.thread == 0 and row.live_bytes is not None and row.live_bytes != live:
             live = row.live_bytes
             yield _counter(_LIVE, row.start_ns, live)
-        yield _slice(tid, name, "op", row.start_ns, row.compute_ns, args)
-        if row.wait_ns > 0:
-            yield _slice(tid, '"wait"', "wait", row.start_ns + row.compute_ns, row.wait_ns, "{}")
+        computed_ns = row.start_ns + row.compute_ns
+        yield _slice(tid, name, "op", row.start_ns, min(computed_ns, limit_ns), args)
+        if row.wait_ns > 0 and computed_ns < limit_ns:
+            yield _slice(tid, '"wait"', "wait", computed_ns, min(computed_ns + row.wait_ns, limit_ns), "{}")
 
 
 def _op_args(row: Any) -> str:

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 
 from melt_core.analysis.compare import Comparison, LogitAgreement, Side
 from melt_core.report import human
+from melt_core.report.text import WIDTH
 
 _MAX_DIFFERENCES = 30
+_NAME_WIDTH, _VALUE_WIDTH = 26, 24
 
 
 def format_comparison(comparison: Comparison) -> str:
     """Returns the comparison as lines of text."""
-    lines = [f"warning: {mismatch}" for mismatch in comparison.mismatches]
+    lines = [line for mismatch in comparison.mismatches for line in _wrapped(f"warning: {human.plain(mismatch)}", 9)]
     lines += _sides(comparison.first, comparison.second)
     lines += _modules(comparison)
     lines += ["", *_logits(comparison.logits)]
     lines += _differences(comparison)
     return "\n".join(lines)
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "~"
 
 
 def _ratio(first: float | None, second: float | None) -> str:
@@ -56,7 +67,7 @@ def _modules(comparison: Comparison) -> Iterator[str]:
 
 def _logits(logits: LogitAgreement) -> Iterator[str]:
     if logits.reason is not None:
-        yield f"logits: not compared: {logits.reason}"
+        yield from _wrapped(f"logits: not compared: {human.plain(logits.reason)}", 2)
         return
     assert logits.same_top is not None
     assert logits.top_overlap is not None
@@ -77,6 +88,7 @@ def _differences(comparison: Comparison) -> Iterator[str]:
     yield ""
     yield "what else differs"
     for name, first, second in comparison.differences[:_MAX_DIFFERENCES]:
-        yield f"  {name:<34} {first[:28]} | {second[:28]}"
+        values = " | ".join(_cut(value, _VALUE_WIDTH) for value in (first, second))
+        yield f"  {_cut(name, _NAME_WIDTH):<{_NAME_WIDTH}} {values}"
     if len(comparison.differences) > _MAX_DIFFERENCES:
         yield f"  ... {len(comparison.differences) - _MAX_DIFFERENCES} more: --json shows all"

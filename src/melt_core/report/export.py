@@ -31,13 +31,13 @@ def export(trace: Trace, path: str | os.PathLike[str], *, format: str, run: int 
         run: Only this run; all by default.
 
     Raises:
-        InvalidArgumentError: if there is no such format or run.
+        InvalidArgumentError: if there is no such format or run, or `path` is the trace itself.
         StorageError: if the file cannot be written.
         MissingExtraError: if a package for this format is not installed.
     """
-    if format not in _WRITERS:
+    if format not in FORMATS:
         raise InvalidArgumentError(f"cannot export as {format!r}: choose one of {', '.join(FORMATS)}")
     if run is not None and not 0 <= run < len(trace.runs):
         raise InvalidArgumentError(f"no run {run}: the trace has runs 0 to {len(trace.runs) - 1}")
-    with written_atomically(path) as file:
+    with written_atomically(path, inputs=[trace.path]) as file:
         _WRITERS[format](trace, file, run=run)

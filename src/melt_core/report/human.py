@@ -55,9 +55,11 @@ def count(value: float | None, unit: str = "") -> str:
 
 
 def percent(value: float | None) -> str:
-    """Returns "12.3 %" for a ratio."""
+    """Returns "12.3 %" for a ratio; what is more than nothing is never shown as nothing."""
     if value is None or not math.isfinite(value):
         return MISSING
+    if 0 < value < 0.0005:
+        return "<0.1 %"
     return f"{value * 100:.1f} %"
 
 
@@ -67,7 +69,7 @@ def rate(value: float | None) -> str:
 
 
 def disturbed(groups: int | None, of_groups: int, reason: str | None) -> str:
-    """Returns "12 of 51500 op groups (0.0 %)", or that it is not known and why."""
+    """Returns "12 of 51500 op groups (<0.1 %)", or that it is not known and why."""
     if groups is None:
         return f"not known: {reason}"
     share = f" ({percent(groups / of_groups)})" if of_groups else ""

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from melt_core.analysis.ceiling_checks import MAX_CEILING_RATIO, over_reason
 from melt_core.report import human
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from melt_core.analysis.roofline import Roofline, RooflineRow
 
 _WIDTH = 80
-_HEADINGS = ("times", "wall", "share", "GB/s", "GFLOP/s", "FLOP/B", "bound", "of roof")
+_HEADINGS = ("count", "wall", "share", "GB/s", "GFLOP/s", "FLOP/B", "bound", "of roof")
 _MIN_KEY_WIDTH = 8
 
 
@@ -30,7 +31,10 @@ def format_roofline(found: Sequence[Roofline], mbu: Mbu, machine: str, *, max_ro
     for each in found:
         lines += ["", *_phase_lines(each, max_rows)]
     lines += ["", *_wrapped(mbu_text(mbu))]
-    warnings = list(dict.fromkeys(warning for each in found for warning in each.warnings))
+    warnings = list(dict.fromkeys(warning for each in found for warning in each.ceiling_warnings))
+    warnings += mbu_warnings(mbu)
+    for each in found:
+        warnings += each.row_warnings(max_rows)
     if warnings:
         lines.append("")
     for warning in warnings:
@@ -70,6 +74,14 @@ def mbu_text(mbu: Mbu) -> str:
     )
 
 
+def mbu_warnings(mbu: Mbu) -> list[str]:
+    """Returns why an MBU is to be distrusted; none where it is possible."""
+    if mbu.ratio is None or mbu.ratio <= MAX_CEILING_RATIO:
+        return []
+    other = "part of the weights stayed in a cache between two steps"
+    return [f"MBU of decode is more than {MAX_CEILING_RATIO:.0%}: {over_reason(other)}"]
+
+
 def _phase_lines(found: Roofline, max_rows: int | None) -> list[str]:
     if not found.rows:
         return [bound_text(found)]
@@ -79,7 +91,7 @@ def _phase_lines(found: Roofline, max_rows: int | None) -> list[str]:
     room = _WIDTH - sum(widths) - 2 * len(widths)
     keys = [human.plain(row.key or "other") for row in shown]
     width = max(min(room, max(map(len, [found.by, *keys]))), _MIN_KEY_WIDTH)
-    lines = [_line(found.by, width, _HEADINGS, widths)]
+    lines = [found.phase, _line(found.by, width, _HEADINGS, widths)]
     lines += [_line(key, width, row, widths) for key, row in zip(keys, cells, strict=True)]
     if len(found.rows) > len(shown):
         lines.append(f"... {len(found.rows) - len(shown)} more of {len(found.rows)} rows")
@@ -93,7 +105,7 @@ def _phase_lines(found: Roofline, max_rows: int | None) -> list[str]:
 
 def _cells(row: RooflineRow) -> tuple[str, ...]:
     return (
-        human.count(row.count).replace(" ", ""),
+        str(row.count),
         human.time_ns(row.wall_ns),
         human.percent(row.share),
         _scaled(row.bytes_per_s),

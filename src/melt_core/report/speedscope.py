@@ -1,7 +1,8 @@
 """speedscope's JSON, for https://www.speedscope.app or its offline bundle: one profile per thread.
 
 Profiles are of the sampled kind: each op is one sample whose weight is its time, under its run, phase and layer; a wait
-and the time between ops are samples of their own, so that the time axis is the thread's own.
+and the time between ops are samples of their own, so that the time axis is the thread's own. An op ends at the latest
+where the next one begins, as in chrome.py: else each nanosecond of overlap would move all that follows.
 Schema: https://www.speedscope.app/file-format-schema.json
 """
 
@@ -39,13 +40,18 @@ class _Profile:
 
     def build(self, between: list[int], wait: int) -> None:
         """Makes the samples; records need not come in order of time."""
-        self.ops.sort(key=lambda op: op[0])
+        self.ops.sort(key=lambda op: (op[0], op[2] + op[3]))
         now_ns = self.ops[0][0] if self.ops else 0
-        for start_ns, stack, compute_ns, wait_ns in self.ops:
+        limits_ns = [op[0] for op in self.ops[1:]]
+        for (start_ns, stack, compute_ns, wait_ns), limit_ns in zip(self.ops, [*limits_ns, None], strict=True):
+            computed_ns = start_ns + max(compute_ns, 0)
+            end_ns = computed_ns + max(wait_ns, 0)
+            if limit_ns is not None:
+                computed_ns, end_ns = min(computed_ns, limit_ns), min(end_ns, limit_ns)
             self._add(between, start_ns - now_ns)
-            self._add(stack, compute_ns)
-            self._add([*stack, wait], wait_ns)
-            now_ns = max(now_ns, start_ns + max(compute_ns, 0) + max(wait_ns, 0))
+            self._add(stack, computed_ns - start_ns)
+            self._add([*stack, wait], end_ns - computed_ns)
+            now_ns = end_ns
 
     def _add(self, stack: list[int], duration_ns: int) -> None:
         if duration_ns > 0:

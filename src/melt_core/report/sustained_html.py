@@ -32,13 +32,17 @@ def write_sustained(traces: Sequence[Trace], found: Sustained, path: str | os.Pa
     """
     model = text(traces[0].metadata, "model", "name") or "sustained run"
     device = text(traces[0].metadata, "device", "cpu_model") or "unknown device"
-    note = "Each token is tagged by what was read beside it. Dashed: where the rate steps. Shaded: throttled, warm."
+    note = (
+        "Each token is tagged by what was read beside it. Dashed: where the rate steps. Shaded: throttled, warm. "
+        "Measured: power, temperature and clocks. Derived: the rates."
+    )
     parts = [section("What it keeps up", note, figures_list(found) + plots(traces, found))]
     for number, trace in enumerate(traces, start=1):
         body = energy_body(trace)
         if body:
             title = "Energy" if len(traces) == 1 else f"Energy of sitting {number}"
-            parts.append(section(title, "Of the runs of this trace together.", body))
+            note = "Of the runs of this trace together. Net, which is derived: idle power taken off."
+            parts.append(section(title, note, body, "measured"))
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from melt_core.report import human
@@ -33,20 +33,31 @@ _BY_NAME: dict[str, Callable[[Any], str]] = {
 }
 
 
-def format_table(table: Table, *, max_rows: int | None = _HEAD_ROWS, width: int = WIDTH) -> str:
+def format_table(
+    table: Table,
+    *,
+    max_rows: int | None = _HEAD_ROWS,
+    width: int = WIDTH,
+    missing: Mapping[str, str] | None = None,
+    hint: str = "",
+) -> str:
     """Returns the first rows, aligned, units made readable. Columns that do not fit are named below.
 
     Args:
         table: The table.
         max_rows: How many rows to show; None for all.
         width: Columns of the terminal.
+        missing: Column -> what stands for a missing value there, "-" elsewhere.
+        hint: How to see the columns that do not fit.
     """
+    missing = missing or {}
     shown = table if max_rows is None else table.head(max_rows)
     n_shown = len(shown)
     headings, cells, is_text = [], [], []
     for name in table.columns:
         heading, formatter = _presentation(name)
-        column = [formatter(value) for value in _values(shown, name)]
+        absent = missing.get(name, human.MISSING)
+        column = [absent if value is None else formatter(value) for value in _values(shown, name)]
         headings.append(heading)
         cells.append(column)
         is_text.append(_is_text(shown, name))
@@ -56,8 +67,23 @@ def format_table(table: Table, *, max_rows: int | None = _HEAD_ROWS, width: int 
     for row in [headings, *([column[number] for column in cells] for number in range(n_shown))]:
         parts = [_cell(row[at], widths[at], is_text[at]) for at in range(n_fitting)]
         lines.append("  ".join(parts).rstrip())
-    lines += _footer(table, n_shown, n_fitting, width)
-    return "\n".join(lines)
+    lines += _footer(table, n_shown)
+    return "\n".join(lines + _left_out(headings[n_fitting:], width, hint))
+
+
+def format_rows(rows: Sequence[Sequence[str]], *, whole: Collection[int] = (), width: int = WIDTH) -> list[str]:
+    """Returns rows of text as aligned lines. Columns that do not fit are named below.
+
+    Args:
+        rows: The headings, then the rows.
+        whole: Columns that are not shortened.
+        width: Columns of the terminal.
+    """
+    columns = list(zip(*rows, strict=True))
+    may_shorten = [at not in whole for at in range(len(columns))]
+    widths, n_fitting = _fit([max(map(len, column)) for column in columns], may_shorten, width)
+    lines = ["  ".join(_cell(row[at], widths[at], True) for at in range(n_fitting)).rstrip() for row in rows]
+    return lines + _left_out(rows[0][n_fitting:], width, "use a wider terminal or --json")
 
 
 def _presentation(name: str) -> tuple[str, Callable[[Any], str]]:
@@ -109,15 +135,17 @@ def _cell(text: str, width: int, is_text: bool) -> str:
     return text.ljust(width) if is_text else text.rjust(width)
 
 
-def _footer(table: Table, n_shown: int, n_fitting: int, width: int) -> list[str]:
+def _left_out(headings: Sequence[str], width: int, hint: str) -> list[str]:
+    text = f"no room for: {', '.join(headings)}{'; ' if hint else ''}{hint}"
+    return textwrap.wrap(text, width, subsequent_indent="  ") if headings else []
+
+
+def _footer(table: Table, n_shown: int) -> list[str]:
     lines = []
     if len(table) > n_shown:
         lines.append(f"... {len(table) - n_shown} more of {len(table)} rows")
     if not len(table):
         lines.append("(no rows)")
-    if n_fitting < len(table.columns):
-        names = ", ".join(table.columns[n_fitting:])
-        lines += textwrap.wrap(f"no room for: {names}", width, subsequent_indent="  ")
     return lines
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from os import PathLike, fsencode, fspath
+from os import PathLike, fsencode
 
+from melt_core.runtime.checks import checked_path
 from melt_core.runtime.core import _core
 
 
@@ -52,6 +53,7 @@ def read_gguf(path: str | PathLike[str]) -> GgufFile:
         ModelError: The file is missing, damaged or no GGUF file; the message says what is wrong and where.
         StorageError: The system refused to read it.
     """
-    header = _core.read_gguf(fsencode(path))
+    name = checked_path("model", path)
+    header = _core.read_gguf(fsencode(name))
     tensors = tuple(GgufTensor(t.name, tuple(t.shape), t.type, t.size_bytes) for t in header.tensors)
-    return GgufFile(fspath(path), header.version, header.file_bytes, dict(header.metadata), tensors)
+    return GgufFile(name, header.version, header.file_bytes, dict(header.metadata), tensors)

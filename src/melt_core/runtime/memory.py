@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from melt_core.errors import InvalidArgumentError
-from melt_core.runtime.checks import checked_number, checked_text
+from melt_core.runtime.checks import checked_flag, checked_number, checked_path, checked_word
 from melt_core.runtime.core import _core
 from melt_core.runtime.mlc import tvm_folders
 
@@ -97,18 +97,19 @@ def forecast_here(
     """
     for name, value, low in (("n_ctx", n_ctx, 0), ("n_batch", n_batch, 1), ("n_ubatch", n_ubatch, 1)):
         checked_number(name, value, low=low)
-    if runtime not in _core.runtime_names():
+    path = checked_path("model", model)
+    if checked_word("runtime", runtime) not in _core.runtime_names():
         raise InvalidArgumentError(f"this build has no {runtime} runtime, which makes the prediction")
     found = _core.predict_memory(
         runtime,
-        fsencode(model),
+        fsencode(path),
         runtime_path=tvm_folders() if runtime == "mlc" else "",
         n_ctx=n_ctx,
         n_batch=n_batch,
         n_ubatch=n_ubatch,
-        use_mmap=use_mmap,
-        repack=repack,
-        kv_type=checked_text(kv_type),
+        use_mmap=checked_flag("use_mmap", use_mmap),
+        repack=checked_flag("repack", repack),
+        kv_type=checked_word("kv_type", kv_type),
     )
     return MemoryForecast(
         parts_of(found.parts),

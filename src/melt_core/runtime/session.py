@@ -14,10 +14,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from melt_core.errors import InvalidArgumentError
 from melt_core.models import resolve
-from melt_core.runtime.checks import checked_ids, checked_number, checked_text
+from melt_core.runtime.checks import (
+    checked_call,
+    checked_flag,
+    checked_ids,
+    checked_number,
+    checked_path,
+    checked_text,
+    checked_word,
+)
 from melt_core.runtime.core import _core
 from melt_core.runtime.memory import MemoryPart, parts_of
 from melt_core.runtime.mlc import load_mlc_tokenizer, tvm_folders
@@ -86,7 +95,7 @@ class LLM:
         Raises:
             InvalidArgumentError: An id is outside the vocabulary.
         """
-        return self._session.decode(checked_ids(ids)).decode("utf-8", errors="replace")
+        return self._session.decode(checked_ids(ids, "ids")).decode("utf-8", errors="replace")
 
     def format_chat(self, messages: Sequence[tuple[str, str]]) -> str:
         """Returns (role, content) pairs in the model's own chat format, ready for the assistant's turn.
@@ -94,7 +103,13 @@ class LLM:
         Raises:
             ModelError: The model has no chat template, or one that the runtime does not know.
         """
-        return self._session.format_chat([(role, checked_text(content)) for role, content in messages])
+        try:
+            pairs = [(checked_text(role, "a role"), checked_text(content, "a message")) for role, content in messages]
+        except InvalidArgumentError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError("messages is no list of pairs: give (role, content) each") from error
+        return self._session.format_chat(pairs)
 
     def cancel(self) -> None:
         """Ends the run under way between two ops. May be called from any thread."""
@@ -165,33 +180,35 @@ def load(
         InvalidArgumentError: An argument is out of range; nothing has been loaded.
         CancelledError: Loading was interrupted.
     """
+    if not isinstance(device, str) and not hasattr(device, "bring"):
+        raise InvalidArgumentError(f"device is {device!a}: give a name, such as adb:SERIAL, or what melt.connect gave")
+    checked_word("runtime", runtime)
+    checked_word("kv_type", kv_type)
+    checked_call("on_progress", on_progress)
+    path = checked_path("model", model, may_be_empty=runtime == "synthetic")
+    library = None if model_lib is None else checked_path("model_lib", model_lib)
+    if runtime_path is not None:
+        checked_word("runtime_path", runtime_path)
+    threads = usable_cpus() if n_threads is None else n_threads
+    sizes = {"n_ctx": n_ctx, "n_batch": n_batch, "n_ubatch": n_ubatch, "n_threads": threads}
+    flags = {"use_mmap": use_mmap, "check_tensors": check_tensors, "repack": repack}
+    options: dict[str, Any] = {name: checked_number(name, value) for name, value in sizes.items()}
+    options |= {name: checked_flag(name, value) for name, value in flags.items()}
     if device != "local":
         from melt_core.profiling.remote import RemoteOptions, load_remote  # only here does loading lead to profiling
 
-        library = None if model_lib is None else fspath(model_lib)
-        options = RemoteOptions(
-            n_ctx, n_batch, n_ubatch, n_threads, use_mmap, check_tensors, repack, kv_type, library, runtime_path
-        )
-        return load_remote(fspath(model), device, runtime=runtime, options=options, on_progress=on_progress)
-    threads = usable_cpus() if n_threads is None else n_threads
-    sizes = {"n_ctx": n_ctx, "n_batch": n_batch, "n_ubatch": n_ubatch, "n_threads": threads}
-    for name, value in sizes.items():
-        checked_number(name, value)
+        options["n_threads"] = n_threads  # None: one for each CPU of the device
+        remote = RemoteOptions(**options, kv_type=kv_type, model_lib=library, runtime_path=runtime_path)
+        return load_remote(path, device, runtime=runtime, options=remote, on_progress=on_progress)
     is_mlc = runtime == "mlc"
-    path = fspath(model) if runtime == "synthetic" else fspath(resolve(fspath(model)))
+    path = path if runtime == "synthetic" else fspath(resolve(path))
     session = _core.Session(
         runtime,
         os.fsencode(path),
-        n_ctx=n_ctx,
-        n_batch=n_batch,
-        n_ubatch=n_ubatch,
-        n_threads=threads,
-        use_mmap=use_mmap,
-        check_tensors=check_tensors,
-        repack=repack,
-        kv_type=checked_text(kv_type),
+        **options,
+        kv_type=kv_type,
         runtime_path=(runtime_path or tvm_folders()) if is_mlc else "",
-        model_lib=os.fspath(model_lib) if model_lib is not None else "",
+        model_lib=library or "",
         text=load_mlc_tokenizer(path) if is_mlc else None,
         on_progress=on_progress,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike, fsencode
 
-from melt_core.runtime.checks import checked_ids, checked_text
+from melt_core.runtime.checks import checked_ids, checked_path, checked_text, checked_word
 from melt_core.runtime.core import _core
 from melt_core.runtime.mlc import MlcTokenizer
 
@@ -33,7 +33,7 @@ class Tokenizer:
         Raises:
             InvalidArgumentError: An id is outside the vocabulary.
         """
-        return self._core.decode(checked_ids(ids)).decode("utf-8", errors="replace")
+        return self._core.decode(checked_ids(ids, "ids")).decode("utf-8", errors="replace")
 
 
 def load_tokenizer(model: str | PathLike[str], *, runtime: str = "llama.cpp") -> Tokenizer:
@@ -44,6 +44,7 @@ def load_tokenizer(model: str | PathLike[str], *, runtime: str = "llama.cpp") ->
         ModelError: The file is missing, damaged or has no vocabulary.
         InvalidArgumentError: This build has no such runtime.
     """
+    path = checked_path("model", model, may_be_empty=checked_word("runtime", runtime) == "synthetic")
     if runtime == "mlc":
-        return Tokenizer(MlcTokenizer(model))
-    return Tokenizer(_core.Tokenizer(runtime, fsencode(model)))
+        return Tokenizer(MlcTokenizer(path))
+    return Tokenizer(_core.Tokenizer(runtime, fsencode(path)))
