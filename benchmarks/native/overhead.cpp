@@ -60,6 +60,32 @@ std::int64_t timed_step(Variant& variant, const std::vector<std::int32_t>& ids) 
   return duration;
 }
 
+/// One evaluation of a round: which variant, and whether its time is kept.
+struct Turn {
+  Variant* variant;
+  bool counts;
+};
+
+/// A turn for each variant, and for each session as many as for the one that most variants share: else the context of
+/// that would grow faster, and its attention be longer.
+std::vector<Turn> turns_of_a_step(std::vector<Variant>& variants) {
+  const auto n_sharing = [&](const Variant& variant) {
+    return std::count_if(variants.begin(), variants.end(),
+                         [&](const Variant& other) { return other.engine.instance == variant.engine.instance; });
+  };
+  std::ptrdiff_t most = 0;
+  for (const Variant& variant : variants)
+    most = std::max(most, n_sharing(variant));
+  std::vector<Turn> turns;
+  for (Variant& variant : variants) {
+    turns.push_back({&variant, true});
+    const bool is_alone = n_sharing(variant) == 1;
+    for (std::ptrdiff_t i = 1; is_alone && i < most; ++i)
+      turns.push_back({&variant, false});
+  }
+  return turns;
+}
+
 void print(const char* key, const std::vector<std::int64_t>& values, bool last) {
   std::printf("\"%s\": [", key);
   for (std::size_t i = 0; i < values.size(); ++i)
@@ -111,13 +137,14 @@ int main(int argc, char** argv) {
       if (round >= 0)
         variant->prefill_ns.push_back(ns);
     }
+    std::vector<Turn> turns = turns_of_a_step(variants);
     for (int step = 0; step < kDecodePerRound; ++step) {
       const std::vector<std::int32_t> token{prompt[static_cast<std::size_t>(step) % prompt.size()]};
-      std::shuffle(order.begin(), order.end(), random);
-      for (Variant* variant : order) {
-        const std::int64_t ns = timed_step(*variant, token);
-        if (round >= 0)
-          variant->decode_ns.push_back(ns);
+      std::shuffle(turns.begin(), turns.end(), random);
+      for (const Turn& turn : turns) {
+        const std::int64_t ns = timed_step(*turn.variant, token);
+        if (round >= 0 && turn.counts)
+          turn.variant->decode_ns.push_back(ns);
       }
     }
     for (Variant& variant : variants) {
