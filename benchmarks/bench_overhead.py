@@ -2,25 +2,33 @@
 
 Both are loaded into one process as shared objects; every prefill and every decode step is run by each of them, one
 after the other in random order, and compared with the stock one of the same round. A second copy of the stock object
-is the A/A control: what differs there is noise. Where memory lands makes one of two equal objects faster by some
-percent for as long as a process lives: so there are many processes, each gives one ratio, and the figure is their
-median. Most of that memory are the weights that llama.cpp copies into another layout, for each object anew. With
---mapped-weights it does not, and all read the one mapped file: a steadier figure, of slower products, for a machine
-where the other is UNSURE. Hooks off and on share a session, so that their ratio, recording alone, has no such noise.
+is the A/A control: what differs there is noise. Each session takes as many steps, so that contexts are as long.
+
+Where memory lies makes one of two equal objects faster for as long as a process lives: so there are many processes,
+each gives one ratio, and the figure is their median. With pages of 4 KiB that noise is 2 to 4 % here, and it is no
+noise where an allocator that has seen other sizes before puts a buffer elsewhere. So glibc is told to ask for huge
+pages, and to give every large buffer a mapping of its own, for all of them alike (GLIBC_TUNABLES, unless it is set).
+With --mapped-weights llama.cpp makes no copies of the weights in another layout: all read the one mapped file, with
+slower products. Hooks off and on share a session, so that their ratio, recording alone, has least noise.
 
     .venv/bin/python benchmarks/bench_overhead.py [--processes P] [--rounds R] [--threads 1,2] [--mapped-weights]
 
-Exits 1 if recording ops reaches less than 0.995 of the stock speed, or hooks that are off less than 0.998.
+Exits 1 if recording ops reaches less than 0.995 of the stock speed, or hooks that are off less than 0.998. Whether
+hooks that are off cost anything is told apart from noise by bench_instructions.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 
 from common import build, demo_model, speed_verdict
 from engines import PHASES, report, run_engines
+
+
+TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=262144:glibc.malloc.mmap_max=1000000"
 
 
 def main() -> int:
@@ -52,6 +60,7 @@ def main() -> int:
             rounds=args.rounds,
             prompt=args.prompt,
             repack=not args.mapped_weights,
+            environment={"GLIBC_TUNABLES": TUNABLES, **os.environ},
         )
         figures, complete = report(runs, n_threads, "speed relative to stock llama.cpp in the same process")
         holds &= complete

@@ -13,6 +13,7 @@
 #include "melt/environment.h"
 #include "melt/runtime.h"
 #include "protocol.h"
+#include "text_list.h"
 
 namespace melt::agent {
 namespace {
@@ -26,7 +27,7 @@ std::int64_t read_clock(clockid_t id) {
 std::string names_json(const std::vector<std::string>& names) {
   std::string body;
   for (const std::string& name : names)
-    body += (body.empty() ? "" : ", ") + json_string(name);
+    append_item(body, json_string(name));
   return "[" + body + "]";
 }
 
@@ -36,7 +37,7 @@ std::string runtimes_json() {
     JsonObject details;
     for (const auto& [key, value] : make_runtime(name)->details())
       details.add(key.c_str(), value);
-    body += (body.empty() ? "" : ", ") + JsonObject().add("name", name).add_raw("details", details.str()).str();
+    append_item(body, JsonObject().add("name", name).add_raw("details", details.str()).str());
   }
   return "[" + body + "]";
 }

@@ -3,6 +3,7 @@
 
 #include "json.h"
 #include "melt/gguf.h"
+#include "text_list.h"
 
 namespace melt::agent {
 namespace {
@@ -12,7 +13,7 @@ constexpr std::size_t kMaxValueBytes = 4096;  // a chat template is about that l
 std::string tensor_json(const GgufTensor& tensor) {
   std::string shape;
   for (const std::int64_t extent : tensor.shape)
-    shape += (shape.empty() ? "" : ", ") + std::to_string(extent);
+    append_item(shape, std::to_string(extent));
   return JsonObject()
       .add("name", tensor.name)
       .add_raw("shape", "[" + shape + "]")
@@ -46,7 +47,7 @@ std::string inspect_json(const std::string& path, std::size_t max_bytes) {
       truncated = true;
       break;
     }
-    tensors += (tensors.empty() ? "" : ", ") + text;
+    append_item(tensors, text);
   }
   return JsonObject()
       .add("version", header.version)

@@ -16,6 +16,7 @@
 #include "melt/error.h"
 #include "process.h"
 #include "server.h"
+#include "text_list.h"
 
 namespace {
 
@@ -40,7 +41,7 @@ std::string unfit_line() {
     return "";
   std::string names;
   for (const std::string& name : melt::missing_cpu_features())
-    names += (names.empty() ? "" : ", ") + melt::json_string(name);
+    melt::append_item(names, melt::json_string(name));
   melt::JsonObject error;
   error.add("kind", "RuntimeFailedError")
       .add("message", message)

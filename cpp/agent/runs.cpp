@@ -24,6 +24,7 @@
 #include "process.h"
 #include "protocol.h"
 #include "run_status.h"
+#include "text_list.h"
 
 namespace melt::agent {
 namespace {
@@ -317,7 +318,7 @@ std::string Runs::list_json() const {
     }
     if (body.size() > kMaxLineBytes / 2)
       break;
-    body += (body.empty() ? "" : ", ") + entry.str();
+    append_item(body, entry.str());
   }
   return "[" + body + "]";
 }

@@ -14,6 +14,7 @@
 #include "melt/sensor.h"
 #include "process.h"
 #include "protocol.h"
+#include "text_list.h"
 
 namespace melt::agent {
 namespace {
@@ -84,7 +85,7 @@ std::string Server::execute(const Request& request) {
   const std::string name = need_text(request, "op");
   std::string names;
   for (const Op& op : kOps) {
-    names += (names.empty() ? "" : ", ") + std::string(op.name);
+    append_item(names, op.name);
     if (name != op.name)
       continue;
     for (const std::string& key : request.keys()) {
@@ -226,7 +227,7 @@ std::string Server::files(const Request& request) {
       truncated = true;
       break;
     }
-    body += (body.empty() ? "" : ", ") + entry.str();
+    append_item(body, entry.str());
   }
   return JsonObject().add_raw("files", "[" + body + "]").add("truncated", truncated).str();
 }

@@ -10,6 +10,7 @@
 #include "melt/melt.h"
 #include "melt/request.h"
 #include "require.h"
+#include "text_list.h"
 
 struct melt_model {
   melt::ProfileRequest request;
@@ -60,7 +61,7 @@ const char* melt_missing_cpu_features(void) {
   static const std::string names = [] {
     std::string list;
     for (const std::string& name : melt::missing_cpu_features())
-      list += (list.empty() ? "" : ", ") + name;
+      append_item(list, name);
     return list;
   }();
   return names.c_str();

@@ -7,6 +7,7 @@
 
 #ifdef MELT_WITH_LLAMA_CPP
 #include "runtimes/llama_cpp/compiled_features.h"
+#include "text_list.h"
 #endif
 
 #if defined(__x86_64__)
@@ -172,7 +173,7 @@ std::vector<std::string> missing_cpu_features() {
 std::string missing_cpu_features_message() {
   std::string names;
   for (const std::string& name : missing_cpu_features())
-    names += (names.empty() ? "" : ", ") + name;
+    append_item(names, name);
   if (names.empty())
     return "";
   return "llama.cpp was compiled for a CPU with " + names +

@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include "text_list.h"
+
 namespace melt {
 
 /// Length of the UTF-8 character at `i`, or 0 if there is none (RFC 3629: no overlong forms, no surrogates).
@@ -34,7 +36,7 @@ class JsonObject {
   }
   /// `json` must itself be a JSON value.
   JsonObject& add_raw(const char* key, const std::string& json) {
-    body_ += (body_.empty() ? "" : ", ") + json_string(key) + ": " + json;
+    append_item(body_, json_string(key) + ": " + json);
     return *this;
   }
   std::string str() const { return "{" + body_ + "}"; }

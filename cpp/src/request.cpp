@@ -126,7 +126,6 @@ void take_run(Fields& fields, ProfileRequest& request) {
   fields.take("prompt_tokens", request.prompt_tokens);
   fields.take("prompt_ids", run.prompt_ids);
   fields.take("forced_ids", run.forced_ids);
-  fields.take("forced_ids", run.forced_ids);
   fields.take("keep_logits", run.keep_logits);
   fields.take("max_tokens", run.max_tokens);
   fields.take("temperature", run.sampler.temperature);

@@ -9,6 +9,7 @@
 #include "json.h"
 #include "melt/recorder.h"
 #include "sensors/catalog.h"
+#include "text_list.h"
 
 namespace melt {
 namespace {
@@ -138,10 +139,9 @@ std::string Sampling::sources_json() const {
     std::string names;
     for (std::size_t k = 0; k < sampler_->sources()[i]->channels().size(); ++k) {
       const Channel& channel = channels_[first_channel_[i] + k];
-      names += (names.empty() ? "" : ", ") + json_string(channel.site + "/" + channel.kind);
+      append_item(names, json_string(channel.site + "/" + channel.kind));
     }
-    list += (list.empty() ? "" : ", ") +
-            JsonObject().add_raw("channels", "[" + names + "]").add("rate_hz", rates_hz_[i]).str();
+    append_item(list, JsonObject().add_raw("channels", "[" + names + "]").add("rate_hz", rates_hz_[i]).str());
   }
   return "[" + list + "]";
 }
@@ -156,15 +156,15 @@ std::string Sampling::faults_json() const {
     std::string spans;
     for (const auto& [first_ns, last_ns] : fault.spans_ns)
       spans += (spans.empty() ? "[" : ", [") + std::to_string(first_ns) + ", " + std::to_string(last_ns) + "]";
-    list += (list.empty() ? "" : ", ") + JsonObject()
-                                             .add("channel", channel.site + "/" + channel.kind)
-                                             .add("source", channel.source)
-                                             .add("fault", fault_name(fault.fault))
-                                             .add("kept", fault.kept())
-                                             .add("n_readings", fault.n_readings)
-                                             .add("n_spans", fault.n_spans)
-                                             .add_raw("spans_ns", "[" + spans + "]")
-                                             .str();
+    append_item(list, JsonObject()
+                          .add("channel", channel.site + "/" + channel.kind)
+                          .add("source", channel.source)
+                          .add("fault", fault_name(fault.fault))
+                          .add("kept", fault.kept())
+                          .add("n_readings", fault.n_readings)
+                          .add("n_spans", fault.n_spans)
+                          .add_raw("spans_ns", "[" + spans + "]")
+                          .str());
   }
   return "[" + list + "]";
 }

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "json.h"
+#include "text_list.h"
 
 namespace melt {
 namespace {
@@ -34,16 +35,16 @@ class Scores {
     for (std::size_t i = 0; i < n; ++i)
       sum += std::exp(logits[i] - highest);
     const double log_sum = highest + std::log(sum);
-    append(tokens_, std::to_string(token));
-    append(logprobs_, number(logits[token] - log_sum));
-    append(log_sums_, number(log_sum));
+    append_item(tokens_, std::to_string(token));
+    append_item(logprobs_, number(logits[token] - log_sum));
+    append_item(log_sums_, number(log_sum));
     std::string ids, values;
     for (std::size_t i = 0; i < n_top; ++i) {
-      append(ids, std::to_string(order_[i]));
-      append(values, number(logits[order_[i]]));
+      append_item(ids, std::to_string(order_[i]));
+      append_item(values, number(logits[order_[i]]));
     }
-    append(top_ids_, "[" + ids + "]");
-    append(top_logits_, "[" + values + "]");
+    append_item(top_ids_, "[" + ids + "]");
+    append_item(top_logits_, "[" + values + "]");
   }
 
   std::string str() const {
@@ -57,8 +58,6 @@ class Scores {
   }
 
  private:
-  static void append(std::string& list, const std::string& item) { list += (list.empty() ? "" : ", ") + item; }
-
   std::vector<std::int32_t> order_;
   std::string tokens_, logprobs_, log_sums_, top_ids_, top_logits_;
 };

@@ -10,6 +10,7 @@
 #include "json.h"
 #include "melt/counters.h"
 #include "sensors/sources.h"
+#include "text_list.h"
 
 namespace melt {
 namespace {
@@ -103,7 +104,7 @@ std::string counters_json() {
         .add("kind", status.kind == CounterKind::kHardware ? "hardware" : "software")
         .add("source", status.source)
         .add("reason", status.reason);
-    list += (list.empty() ? "" : ", ") + row.str();
+    append_item(list, row.str());
   }
   return JsonObject()
       .add_raw("counters", "[" + list + "]")

@@ -2,6 +2,7 @@
 #include "melt/error.h"
 #include "melt/runtime.h"
 #include "runtimes/runtimes.h"
+#include "text_list.h"
 
 namespace melt {
 namespace {
@@ -35,7 +36,7 @@ std::unique_ptr<Runtime> make_runtime(const std::string& name) {
   for (const Entry& entry : kRuntimes) {
     if (name == entry.name)
       return entry.make();
-    names += (names.empty() ? "" : ", ") + std::string(entry.name);
+    append_item(names, entry.name);
   }
   throw Error(ErrorKind::kInvalidArgument, "unknown runtime \"" + name + "\": this build has " + names);
 }

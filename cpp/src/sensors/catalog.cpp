@@ -7,6 +7,7 @@
 #include "json.h"
 #include "melt/error.h"
 #include "require.h"
+#include "text_list.h"
 
 namespace melt {
 namespace {
@@ -44,7 +45,7 @@ const Finder* finder_of(const std::string& name) {
 std::string all_names() {
   std::string names;
   for (const Finder& finder : kFinders)
-    names += (names.empty() ? "" : ", ") + std::string(finder.name);
+    append_item(names, finder.name);
   return names;
 }
 
@@ -129,12 +130,12 @@ std::string sensors_json() {
   for (const SensorStatus& status : list_sensors()) {
     std::string channels;
     for (const Channel& channel : status.channels) {
-      channels += (channels.empty() ? "" : ", ") + JsonObject()
-                                                       .add("site", channel.site)
-                                                       .add("kind", channel.kind)
-                                                       .add("unit", channel.unit)
-                                                       .add("source", channel.source)
-                                                       .str();
+      append_item(channels, JsonObject()
+                                .add("site", channel.site)
+                                .add("kind", channel.kind)
+                                .add("unit", channel.unit)
+                                .add("source", channel.source)
+                                .str());
     }
     JsonObject absent;
     for (const auto& [what, reason] : status.absent)
@@ -143,7 +144,7 @@ std::string sensors_json() {
     row.add("name", status.name).add("present", !status.channels.empty());
     row.add_raw("channels", "[" + channels + "]").add_raw("absent", absent.str());
     row.add("max_rate_hz", status.channels.empty() ? std::nan("") : status.max_rate_hz);
-    list += (list.empty() ? "" : ", ") + row.str();
+    append_item(list, row.str());
   }
   return "[" + list + "]";
 }

@@ -17,6 +17,7 @@
 #include "melt/gguf.h"
 #include "memory_hooks.h"
 #include "op_hooks.h"
+#include "text_list.h"
 #include "upstream.h"
 
 namespace melt::llama_cpp {
@@ -124,7 +125,7 @@ ggml_type kv_type(const ModelOptions& options) {
   for (const ggml_type type : kKvTypes) {
     if (options.kv_type == ggml_type_name(type))
       return type;
-    names += (names.empty() ? "" : ", ") + std::string(ggml_type_name(type));
+    append_item(names, ggml_type_name(type));
   }
   throw Error(ErrorKind::kInvalidArgument, "unknown kv_type \"" + options.kv_type + "\": choose one of " + names);
 }

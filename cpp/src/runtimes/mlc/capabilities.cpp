@@ -5,6 +5,7 @@
 
 #include "ffi.h"
 #include "melt/error.h"
+#include "text_list.h"
 
 namespace melt::mlc {
 namespace {
@@ -40,7 +41,7 @@ void check_capabilities() {
   std::string missing;
   for (const Capability& each : kNeeded) {
     if (!global_function(each.function).is_function())
-      missing += (missing.empty() ? "" : ", ") + std::string(each.function) + " (" + each.purpose + ")";
+      append_item(missing, std::string(each.function) + " (" + each.purpose + ")");
   }
   if (missing.empty())
     return;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "melt/error.h"
+#include "text_list.h"
 
 namespace melt::mlc {
 namespace {
@@ -139,7 +140,7 @@ std::string find_model_library(const std::string& folder, const std::string& cho
   std::string listed;
   for (const auto* names : {&fitting, &others}) {
     for (const std::string& name : *names)
-      listed += (listed.empty() ? "" : ", ") + name;
+      append_item(listed, name);
   }
   if (fitting.size() == 1)
     return (fs::path(folder) / fitting.front().substr(0, fitting.front().rfind(" for "))).string();

@@ -7,6 +7,7 @@
 #include "json_value.h"
 #include "melt/cpu_features.h"
 #include "melt/error.h"
+#include "text_list.h"
 
 namespace melt::mlc {
 namespace {
@@ -161,7 +162,7 @@ void ModelLibrary::make_machine(OpHooks& hooks) {
     if (!function.is_function())
       function = global_function(name);
     if (!function.is_function()) {
-      missing += (missing.empty() ? "" : ", ") + name;
+      append_item(missing, name);
       continue;
     }
     hooked.emplace_back(name, hooks.hooked(name, function));
@@ -203,7 +204,7 @@ void ModelLibrary::read_metadata() {
 void ModelLibrary::check_processor() const {
   std::string names;
   for (const std::string& name : missing_cpu_features(metadata_.cpu_features))
-    names += (names.empty() ? "" : ", ") + name;
+    append_item(names, name);
   if (!names.empty()) {
     refuse("the model library " + path_ + " was compiled for a processor with " + names +
            ", which this one lacks: convert the model on this machine (melt models convert --target host)");
