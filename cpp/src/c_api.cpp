@@ -61,7 +61,7 @@ const char* melt_missing_cpu_features(void) {
   static const std::string names = [] {
     std::string list;
     for (const std::string& name : melt::missing_cpu_features())
-      append_item(list, name);
+      melt::append_item(list, name);
     return list;
   }();
   return names.c_str();

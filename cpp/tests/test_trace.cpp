@@ -329,13 +329,14 @@ TEST_CASE("a newer major version is refused, a newer minor one is read") {
     payload.insert(payload.end(), 4, 0xEE);
   }
   append_chunk(bytes, {0, 4, sizeof(TokenRecord) + 4, 2, 0, 0, 0}, payload);
-  append_chunk(bytes, {0, 4, 8, 1, 0, 0, 0}, Bytes(payload.begin(), payload.begin() + 8));
+  append_chunk(bytes, {0, 4, 16, 1, 0, 0, 0}, Bytes(payload.begin(), payload.begin() + 16));
+  append_chunk(bytes, {0, 4, 1, 8, 0, 0, 0}, Bytes(8, 1));  // no older record, but an attempt to fill memory
   append_chunk(bytes, {0, 77, 5, 1, 0, 0, 0}, Bytes(5, 1));  // a kind of the future
   append_chunk(bytes, {0, 10, 0, 0, 0, 0, 0}, {});
   const TraceContents trace = read(bytes);
   CHECK(trace.warnings.empty());
   CHECK(trace.complete);
-  CHECK(trace.chunks.size() == 4);
+  CHECK(trace.chunks.size() == 5);
   const std::vector<TokenRecord> tokens = records_of<TokenRecord>(trace, ChunkKind::kTokens);
   REQUIRE(tokens.size() == 3);
   CHECK(same(tokens[1], token(1)));
