@@ -27,7 +27,6 @@ import sys
 from common import build, demo_model, speed_verdict
 from engines import PHASES, report, run_engines
 
-
 TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=262144:glibc.malloc.mmap_max=1000000"
 
 

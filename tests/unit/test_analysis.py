@@ -14,7 +14,7 @@ from fakes.trace_builder import TraceBuilder, definitions, rows_of, toy_trace
 from melt_core.analysis.group import bytes_moved
 from melt_core.analysis.samples import series_of
 from melt_core.analysis.stats import Stat, median_interval
-from melt_core.analysis.views import layer_times, n_steps, token_timeline, top_ops
+from melt_core.analysis.views import layer_times, n_steps, slowest_ops, token_timeline
 from melt_core.errors import InvalidArgumentError
 from melt_core.trace import Table, Trace
 from melt_core.trace.format import GRAPH_ABORTED, NONE, RUN_WARMUP, ChunkKind, Phase, StopReason
@@ -294,11 +294,14 @@ class TestViews:
         assert (found.modules, found.layers) == (("ffn", "attention"), (0, 1))
         assert found.ns.tolist() == [[21 * US, 5 * US], [11 * US, 11 * US]]
 
-    def test_top_ops(self, trace: Trace) -> None:
-        first = top_ops(trace)[0]
-        assert (first.name, first.count, first.wall_ns) == ("ffn_up-0", 10, 210 * US)
-        assert first.bytes_per_s == pytest.approx(22_000 / 210e-6)
-        assert first.flop_per_s == pytest.approx(80_000 / 210e-6)
+    def test_slowest_ops(self, trace: Trace) -> None:
+        first = slowest_ops(trace)[0]
+        assert first.name == "ffn_up-0"
+        ops = [op for op in slowest_ops(trace, n=100) if op.name == first.name]
+        assert {op.phase for op in ops} == {"prefill", "decode"}
+        assert (sum(op.count for op in ops), sum(op.wall_ns for op in ops)) == (10, 210 * US)
+        assert sum((op.bytes_per_s or 0) * op.wall_ns * 1e-9 for op in ops) == pytest.approx(22_000)
+        assert sum((op.flop_per_s or 0) * op.wall_ns * 1e-9 for op in ops) == pytest.approx(80_000)
 
 
 class TestGolden:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from fakes.trace_builder import METADATA, US, TraceBuilder, definitions, toy_trace
+from melt_core.analysis.views import SlowOp, slowest_ops
 from melt_core.report._charts import Bar, bars, plain, strip, tick_label, ticks, x_axis
-from melt_core.report._rows import SlowOp, slowest_ops
 from melt_core.report.html import render
 from melt_core.trace import Trace
 from melt_core.trace.format import ChunkKind, ClockId

@@ -132,3 +132,19 @@ def test_samples_of_no_channel_are_left_out(channels: list[int]) -> None:
     assert [number for part in trace.chunks(ChunkKind.SAMPLES) for number in part["channel"]] == kept * 2
     n_wrong = len(named) - len(kept)
     assert trace.damage == [f"{n_wrong} samples are of a channel that is not in the trace, and were left out"] * 2
+
+
+def test_damaged_headers_are_tried_to_be_restored_some_times_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    # GIVEN a file of nothing but chunks whose headers were hit in two places, so that nothing restores them
+    hit = bytearray(PHASES)
+    hit[4] ^= 0xFF
+    hit[30] ^= 0xFF
+    n_chunks = 3000
+    tried = []
+    repair = chunks.repaired_header
+    monkeypatch.setattr(chunks, "repaired_header", lambda *where: (tried.append(where[1]), repair(*where))[1])
+    trace = Trace.from_bytes(file_header() + (bytes(hit) + PHASES) * n_chunks + END)
+    # THEN so many are tried, and every whole chunk is there
+    assert len(tried) == 500
+    assert len(trace.phases) >= 3 * n_chunks
+    assert trace.damage

@@ -12,6 +12,7 @@ from melt_core.analysis.group import Selection, bytes_moved, per_definition
 from melt_core.analysis.summary import measured_runs
 from melt_core.trace.format import TOKEN_CUT, ChunkKind, Phase
 from melt_core.trace.tables import decode_text
+from melt_core.units import NS_PER_S
 
 if TYPE_CHECKING:
     from melt_core.trace.trace import Trace
@@ -43,13 +44,13 @@ class LayerTimes:
 
 
 @dataclass(frozen=True)
-class OpTotals:
-    """One op of the model, over all steps of the measured runs."""
+class SlowOp:
+    """One op of the model in one phase, over all its steps; `shapes` are those it ran with, that of most time first."""
 
     name: str
     op_type: str
-    layer: int | None
-    shape: tuple[int, ...]
+    phase: str
+    shapes: tuple[str, ...]
     count: int
     wall_ns: float
     share: float
@@ -122,39 +123,49 @@ def layer_times(trace: Trace, phase: Phase) -> LayerTimes | None:
     )
 
 
-def top_ops(trace: Trace, *, n: int = 15) -> list[OpTotals]:
-    """Returns the ops with the most main-thread time; the same op of several topologies counts as one."""
+def slowest_ops(trace: Trace, *, n: int = 15) -> list[SlowOp]:
+    """Returns the ops with the most main-thread time in prefill and decode.
+
+    A name may be that of two ops (a product and the rotation behind it), and prefill and decode differ in shape and in
+    rates. So an op is a name, a type and a phase; the same one of several topologies counts once.
+    """
     definitions = trace.records(ChunkKind.OP_DEFINITIONS)
-    sums = per_definition(trace, Selection())
-    total_ns = float(sums.wall_ns.sum())
-    if total_ns <= 0:
-        return []
-    names, first, group_of = np.unique(definitions["op"], return_index=True, return_inverse=True)
-    wall_ns = np.bincount(group_of, weights=sums.wall_ns, minlength=len(names))
-    count = np.bincount(group_of, weights=sums.count, minlength=len(names))
-    n_bytes = np.bincount(group_of, weights=sums.count * bytes_moved(definitions), minlength=len(names))
-    flops = np.bincount(group_of, weights=sums.count * definitions["flops"], minlength=len(names))
+    keys, group_of = np.unique(definitions[["op", "op_type"]], return_inverse=True)
+    n_bytes = bytes_moved(definitions)
+    sums_of = {phase: per_definition(trace, Selection(phase=int(phase))) for phase in (Phase.PREFILL, Phase.DECODE)}
+    total_ns = sum(float(sums.wall_ns.sum()) for sums in sums_of.values())
+    wall_of = [(phase, np.bincount(group_of, sums.wall_ns, len(keys))) for phase, sums in sums_of.items()]
+    every = ((float(time_ns), phase, key) for phase, wall_ns in wall_of for key, time_ns in enumerate(wall_ns))
     found = []
-    for number in np.argsort(-wall_ns, kind="stable")[:n].tolist():
-        if wall_ns[number] <= 0:
+    for wall_ns, phase, key in sorted(every, reverse=True)[:n]:
+        if wall_ns <= 0:
             break
-        definition = definitions[first[number]]
+        sums = sums_of[phase]
+        rows = np.flatnonzero((group_of == key) & (sums.count > 0))
+        rows = rows[np.argsort(-sums.wall_ns[rows], kind="stable")]
+        spent_ns, count = sums.wall_ns[rows], sums.count[rows]
         found.append(
-            OpTotals(
-                name=decode_text(names[number : number + 1])[0],
-                op_type=definition["op_type"].decode("utf-8", "replace"),
-                layer=int(definition["layer"]) if definition["layer"] >= 0 else None,
-                shape=tuple(definition["shape"].tolist()),
-                count=int(count[number]),
-                wall_ns=float(wall_ns[number]),
-                share=float(wall_ns[number]) / total_ns,
-                bytes_per_s=_rate(n_bytes[number], wall_ns[number]),
-                flop_per_s=_rate(flops[number], wall_ns[number]),
+            SlowOp(
+                name=keys[key]["op"].decode("utf-8", "replace"),
+                op_type=keys[key]["op_type"].decode("utf-8", "replace"),
+                phase=phase.name.lower(),
+                shapes=tuple(dict.fromkeys(map(_shape, definitions["shape"][rows].tolist()))),
+                count=int(count.sum()),
+                wall_ns=wall_ns,
+                share=wall_ns / total_ns,
+                bytes_per_s=_rate(count * n_bytes[rows], spent_ns),
+                flop_per_s=_rate(count * definitions["flops"][rows], spent_ns),
             )
         )
     return found
 
 
-def _rate(amount: float, time_ns: float) -> float | None:
-    rate = float(amount) * 1e9 / float(time_ns)
-    return rate if np.isfinite(rate) and rate > 0 else None
+def _shape(shape: list[int]) -> str:
+    return "x".join(str(size) for at, size in enumerate(shape) if at >= 2 or size not in (0, 1))
+
+
+def _rate(amounts: Array, spent_ns: Array) -> float | None:
+    """Returns the amount per second, of what has a formula; None without any."""
+    known = np.isfinite(amounts)
+    amount, time_ns = float(amounts[known].sum()), float(spent_ns[known].sum())
+    return amount * NS_PER_S / time_ns if amount > 0 and time_ns > 0 else None

@@ -14,14 +14,13 @@ from melt_core.analysis.group import key_averages
 from melt_core.analysis.memory import has_memory
 from melt_core.analysis.stats import Stat
 from melt_core.analysis.summary import Summary, run_series, summarize
-from melt_core.analysis.views import layer_times, n_steps, token_timeline
+from melt_core.analysis.views import layer_times, n_steps, slowest_ops, token_timeline
 from melt_core.report import _charts as charts
 from melt_core.report import human
 from melt_core.report._charts import Bar, Palette, esc, kind_tag
 from melt_core.report._counters import counters_body
 from melt_core.report._energy import energy_body
 from melt_core.report._memory import memory_body
-from melt_core.report._rows import slowest_ops
 from melt_core.report._thermal import thermal_body
 from melt_core.report.activations import activations_body
 from melt_core.trace.format import ClockId, Phase

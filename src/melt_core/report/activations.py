@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 from melt_core.analysis.liveness import LiveGraph, live_graphs, why_unknown
 from melt_core.report import human
-from melt_core.report._charts import esc
+from melt_core.report._charts import PLOT_HEIGHT, PLOT_WIDTH, esc, plot, ticks, x_axis
 from melt_core.report.text import WIDTH
 
 if TYPE_CHECKING:
     from melt_core.trace.trace import Trace
-
-_WIDTH, _HEIGHT = 1000, 120
 
 
 def activation_lines(trace: Trace) -> list[str]:
@@ -67,19 +65,17 @@ def _peak(graph: LiveGraph) -> str:
 
 
 def _chart(graph: LiveGraph) -> str:
-    top = graph.peak.live_bytes * 1.06
-    step = _WIDTH / len(graph.ops)
+    y = ticks(0, graph.peak.live_bytes)
+    step = PLOT_WIDTH / len(graph.ops)
     points = []
     for at, op in enumerate(graph.ops):
-        height = _HEIGHT * (1 - op.live_bytes / top)
+        height = PLOT_HEIGHT * (1 - op.live_bytes / y[-1])
         points += [f"{at * step:.1f},{height:.1f}", f"{(at + 1) * step:.1f},{height:.1f}"]
-    labels = "".join(f"<span>{human.size_bytes(top * at / 2) if at else 0}</span>" for at in range(2, -1, -1))
-    ticks = "".join(f"<span>{len(graph.ops) * at // 4}</span>" for at in range(5))
     style = "fill:none;stroke:var(--c0);stroke-width:2;vector-effect:non-scaling-stroke"
+    line = f'<polyline style="{style}" points="{" ".join(points)}"/>'
+    below = x_axis(0, len(graph.ops), lambda place: f"{place:.0f}", least_step=1)
     return (
         f"<p>{esc(graph.phase.capitalize())}: {esc(_peak(graph))}</p>"
-        f'<div class="plot"><div class="y">{labels}</div>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="live activations, {esc(graph.phase)}"><polyline style="{style}" points="{" ".join(points)}"/>'
-        f'</svg><div class="x">{ticks}</div></div><div class="legend"><span>x: op of the graph, in order</span></div>'
+        + plot(f"live activations, {graph.phase}", line, y, human.size_bytes, below)
+        + '<div class="legend"><span>x: op of the graph, in order</span></div>'
     )

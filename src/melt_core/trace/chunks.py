@@ -21,6 +21,7 @@ _HEADER_BYTES = CHUNK_HEADER.itemsize
 _HEADER = struct.Struct("<IIIIQII")
 _MAX_WARNINGS = 100
 _MAX_COUNT = 0xFFFFFFFF
+_MAX_REPAIRS = 500  # headers that are tried to be restored: each takes up to a millisecond, and a real file has few
 _MAX_PASSES = 16  # bytes checksummed per byte of input, all overlapping candidates together; as in the C++ reader
 _MIN_CHECKSUM_BUDGET = 4096
 _MAGIC_NUMBER = int.from_bytes(CHUNK_MAGIC, "little")
@@ -90,12 +91,14 @@ def find_chunks(buffer: Buffer, start: int) -> Findings:
 def _scan(buffer: Buffer, view: memoryview, start: int, found: Findings) -> None:
     size = len(view)
     checksum_budget = _MAX_PASSES * size + _MIN_CHECKSUM_BUDGET
+    repairs_left = _MAX_REPAIRS
     at = start
     while at < size and not found.complete:
         chunk = _header_at(view, at)
         if chunk is None:
             after = _next_header(buffer, view, at + 1)
-            chunk = repaired_header(view, at, after)
+            chunk = repaired_header(view, at, after) if repairs_left else None
+            repairs_left = max(repairs_left - 1, 0)
             if chunk is None:
                 at = _pass_over(at, after, size, found)
                 continue
