@@ -65,6 +65,7 @@ set(MELT_CORE_SOURCES
   cpp/src/sensors/thermal.cpp
   cpp/src/sha256.cpp
   cpp/src/token_scores.cpp
+  cpp/src/trace/file_sink.cpp
   cpp/src/trace/reader.cpp
   cpp/src/trace/writer.cpp
 )
@@ -155,6 +156,7 @@ set(MELT_TEST_SOURCES
   cpp/tests/test_cpu_features.cpp
   cpp/tests/test_device_memory.cpp
   cpp/tests/test_device_sensors.cpp
+  cpp/tests/test_file_sink.cpp
   cpp/tests/test_fuzz.cpp
   cpp/tests/test_gguf.cpp
   cpp/tests/test_json.cpp

@@ -1,15 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The .melt format: exact bytes, round trips, and what is left of a trace that was cut or damaged.
 #include <doctest/doctest.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
 #include <iterator>
 #include <string>
 #include <utility>
@@ -18,8 +13,6 @@
 #include "melt/error.h"
 #include "melt/trace_reader.h"
 #include "melt/trace_writer.h"
-#include "scratch_dir.h"
-#include "sync_log.h"
 
 using namespace melt;
 using Bytes = std::vector<std::uint8_t>;
@@ -330,7 +323,7 @@ TEST_CASE("a newer major version is refused, a newer minor one is read") {
   }
   append_chunk(bytes, {0, 4, sizeof(TokenRecord) + 4, 2, 0, 0, 0}, payload);
   append_chunk(bytes, {0, 4, 16, 1, 0, 0, 0}, Bytes(payload.begin(), payload.begin() + 16));
-  append_chunk(bytes, {0, 4, 1, 8, 0, 0, 0}, Bytes(8, 1));  // no older record, but an attempt to fill memory
+  append_chunk(bytes, {0, 4, 1, 8, 0, 0, 0}, Bytes(8, 1));   // no older record, but an attempt to fill memory
   append_chunk(bytes, {0, 77, 5, 1, 0, 0, 0}, Bytes(5, 1));  // a kind of the future
   append_chunk(bytes, {0, 10, 0, 0, 0, 0, 0}, {});
   const TraceContents trace = read(bytes);
@@ -372,108 +365,4 @@ TEST_CASE("the writer refuses what no reader could read") {
   CHECK_THROWS_AS(writer.finish(), Error);
   CHECK_THROWS_AS(writer.write_metadata("{}"), Error);
   CHECK(read(bytes).complete);
-}
-
-TEST_CASE("a file holds the same bytes as memory") {
-  const std::string path = "/tmp/melt_test_trace_" + std::to_string(::getpid()) + ".melt";
-  std::ofstream(path) << "an older file that is longer than nothing";
-  {
-    const auto sink = make_file_sink(path);
-    CHECK(std::ifstream(path).peek() == 'a');  // there is nothing yet to put in its place
-    TraceWriter writer(*sink, tiny_header());
-    writer.write_metadata(R"({"model": "x"})");
-    writer.write(ChunkKind::kTokens, std::vector<TokenRecord>(100000, token(3)));
-    writer.write(ChunkKind::kTokens, std::vector<TokenRecord>{token(2)});
-  }  // the destructor writes what is left
-  std::ifstream file(path, std::ios::binary);
-  const Bytes bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  const TraceContents trace = read(bytes);
-  CHECK(records_of<TokenRecord>(trace, ChunkKind::kTokens).size() == 100001);
-  CHECK_FALSE(trace.complete);
-  std::remove(path.c_str());
-}
-
-TEST_CASE("an older trace stays until there is something in its place, and then for who has it open") {
-  const melt_test::ScratchDir scratch;
-  const std::string path = scratch.path() + "/x.melt", fresh = scratch.path() + "/fresh.melt";
-  std::ofstream(path) << "older";
-  const auto first_word = [&](std::istream& file) {
-    std::string word;
-    file.clear();
-    file.seekg(0);
-    file >> word;
-    return word.substr(0, 5);
-  };
-  {
-    const auto sink = make_file_sink(path), fresh_sink = make_file_sink(fresh);
-    TraceWriter writer(*sink, tiny_header());
-    CHECK(std::ifstream(fresh).good());
-  }
-  std::ifstream reader(path);
-  CHECK(first_word(reader) == "older");
-  CHECK_FALSE(std::ifstream(fresh).good());  // of a file that held nothing, nothing is left
-  const auto sink = make_file_sink(path);
-  TraceWriter(*sink, tiny_header()).flush();
-  CHECK(first_word(reader) == "older");
-  std::ifstream replaced(path);
-  CHECK(first_word(replaced) != "older");
-}
-
-TEST_CASE("two sinks do not share a file, and a pipe is none") {
-  const melt_test::ScratchDir scratch;
-  const std::string path = scratch.path() + "/x.melt", pipe = scratch.path() + "/pipe";
-  std::ofstream(path) << "older";
-  {
-    const auto sink = make_file_sink(path);
-    CHECK_THROWS_WITH_AS(make_file_sink(path), doctest::Contains("another run is writing it"), Error);
-    sink->write("newer", 5);
-    sink->flush();
-    CHECK_THROWS_WITH_AS(make_file_sink(path), doctest::Contains("another run is writing it"), Error);
-  }
-  CHECK_NOTHROW(make_file_sink(path));
-  REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
-  CHECK_THROWS_AS(make_file_sink(pipe), Error);  // nobody reads it
-  const int reader = ::open(pipe.c_str(), O_RDONLY | O_NONBLOCK);
-  CHECK_THROWS_WITH_AS(make_file_sink(pipe), doctest::Contains("it is a pipe"), Error);
-  ::close(reader);
-}
-
-#if defined(__linux__)
-TEST_CASE("a flush to the disk waits for the disk, and says if that refuses; another flush does not ask it") {
-  const melt_test::ScratchDir scratch;
-  melt_test::SyncLog log;
-  const std::string path = scratch.path() + "/x.melt";
-  const std::vector<TokenRecord> more_than_a_buffer(10000, token(1));
-  {
-    const auto sink = make_file_sink(path);
-    TraceWriter(*sink, tiny_header()).finish();
-    CHECK(log.paths().empty());
-  }
-  const auto sink = make_file_sink(path, Flush::kToDisk);
-  CHECK(log.paths() == std::vector<std::string>{scratch.path()});  // the file's name
-  TraceWriter writer(*sink, tiny_header());
-  writer.write(ChunkKind::kTokens, more_than_a_buffer);
-  CHECK(log.count(path) == 0);
-  writer.flush();
-  CHECK(log.count(path) == 1);
-  log.fail_with(EINVAL);  // what has no disk, as a pipe
-  writer.flush();
-  log.fail_with(EIO);
-  CHECK_THROWS_WITH_AS(writer.flush(), doctest::Contains("Input/output error"), Error);
-  log.fail_with(0);
-  CHECK_THROWS_AS(writer.finish(), Error);
-  CHECK_THROWS_WITH_AS(make_file_sink(scratch.path() + "/no/x.melt", Flush::kToDisk),
-                       doctest::Contains("No such file or directory"), Error);
-}
-#endif
-
-TEST_CASE("a path that cannot be written fails at once, a full disk with the bytes written") {
-  CHECK_THROWS_WITH_AS(make_file_sink("/tmp/no/such/directory/x.melt"), doctest::Contains("No such file or directory"),
-                       Error);
-  CHECK_THROWS_WITH_AS(make_file_sink("/tmp"), doctest::Contains("Is a directory"), Error);
-  const auto sink = make_file_sink("/dev/full");
-  TraceWriter writer(*sink, tiny_header());
-  const std::vector<TokenRecord> many(10000, token(1));
-  CHECK_THROWS_WITH_AS(writer.write(ChunkKind::kTokens, many), doctest::Contains("after 0 bytes: No space"), Error);
-  CHECK_THROWS_WITH_AS(writer.finish(), doctest::Contains("stay readable"), Error);
 }

@@ -73,9 +73,11 @@ struct RunExtent {
   std::size_t n_prefill_graphs = 1;
   std::size_t n_decode_graphs = 0;
 
-  std::size_t n_graphs() const noexcept { return n_prefill_graphs + n_decode_graphs; }
-  /// Graphs that differ; some more than these two, for what a runtime builds anew at a phase's begin.
-  std::size_t n_topologies() const noexcept { return n_prefill_graphs + n_decode_graphs / kPositionStep + 8; }
+  /// Some more than these two, for what a runtime may add of its own, or build anew at a phase's begin.
+  static constexpr std::size_t kMargin = 8;
+  std::size_t n_graphs() const noexcept { return n_prefill_graphs + n_decode_graphs + kMargin; }
+  /// Graphs that differ.
+  std::size_t n_topologies() const noexcept { return n_prefill_graphs + n_decode_graphs / kPositionStep + kMargin; }
 };
 
 /// Graphs that were executed, but found no room in the list of them.
