@@ -5,9 +5,10 @@
 #include <cstdint>
 #include <sstream>
 
+#include "text_list.h"
+
 #ifdef MELT_WITH_LLAMA_CPP
 #include "runtimes/llama_cpp/compiled_features.h"
-#include "text_list.h"
 #endif
 
 #if defined(__x86_64__)
