@@ -25,6 +25,7 @@ set(MELT_CORE_SOURCES
   cpp/src/loaded_model.cpp
   cpp/src/marker.cpp
   cpp/src/memory_level.cpp
+  cpp/src/measured_loop.cpp
   cpp/src/memory_records.cpp
   cpp/src/models/gguf.cpp
   cpp/src/models/gguf_check.cpp
@@ -36,6 +37,7 @@ set(MELT_CORE_SOURCES
   cpp/src/request.cpp
   cpp/src/run.cpp
   cpp/src/run_metadata.cpp
+  cpp/src/run_options.cpp
   cpp/src/runtimes/registry.cpp
   cpp/src/runtimes/synthetic.cpp
   cpp/src/sampling.cpp
@@ -166,6 +168,7 @@ set(MELT_TEST_SOURCES
   cpp/tests/test_recorder.cpp
   cpp/tests/test_request.cpp
   cpp/tests/test_run.cpp
+  cpp/tests/test_run_options.cpp
   cpp/tests/test_sampler.cpp
   cpp/tests/test_screening.cpp
   cpp/tests/test_sensors.cpp

@@ -66,14 +66,18 @@ class PyProfiler {
   Profiler profiler_;
 };
 
-RunOptions make_options(const std::string& prompt, bool parse_special, const std::vector<std::int32_t>& prompt_ids,
+RunOptions make_options(const std::string& prompt, bool parse_special, bool chat,
+                        const std::vector<std::int32_t>& prompt_ids, std::optional<std::uint32_t> prompt_tokens,
                         std::uint32_t max_tokens, bool ignore_eos, std::uint32_t repeats, std::uint32_t warmup,
                         float temperature, std::int32_t top_k, float top_p, std::uint32_t seed,
-                        double overhead_budget_s, const std::vector<std::int32_t>& forced_ids, bool keep_logits) {
+                        double overhead_budget_s, const std::vector<std::int32_t>& forced_ids, bool keep_logits,
+                        double idle_s, bool marker) {
   RunOptions options;
   options.prompt = prompt;
   options.parse_special = parse_special;
+  options.chat = chat;
   options.prompt_ids = prompt_ids;
+  options.prompt_tokens = prompt_tokens;
   options.max_tokens = max_tokens;
   options.ignore_eos = ignore_eos;
   options.repeats = repeats;
@@ -82,22 +86,25 @@ RunOptions make_options(const std::string& prompt, bool parse_special, const std
   options.overhead_budget_s = overhead_budget_s;
   options.forced_ids = forced_ids;
   options.keep_logits = keep_logits;
+  options.idle_s = idle_s;
+  options.marker = marker;
   return options;
 }
 
 }  // namespace
 
 void bind_profiler(py::module_& m) {
-  m.attr("LEVEL_TOKENS") = kLevelTokens;
-  m.attr("LEVEL_OPS") = kLevelOps;
-  m.attr("LEVEL_MEMORY") = kLevelMemory;
-  m.attr("LEVEL_COUNTERS") = kLevelCounters;
+  py::dict levels;
+  for (const LevelName& each : kLevelNames)
+    levels[each.name] = each.level;
+  m.attr("LEVELS") = levels;
 
   py::class_<RunOptions>(m, "RunOptions", "What a run is to do.")
-      .def(py::init(&make_options), py::kw_only(), py::arg("prompt"), py::arg("parse_special"), py::arg("prompt_ids"),
-           py::arg("max_tokens"), py::arg("ignore_eos"), py::arg("repeats"), py::arg("warmup"), py::arg("temperature"),
-           py::arg("top_k"), py::arg("top_p"), py::arg("seed"), py::arg("overhead_budget_s"), py::arg("forced_ids"),
-           py::arg("keep_logits"));
+      .def(py::init(&make_options), py::kw_only(), py::arg("prompt"), py::arg("parse_special"), py::arg("chat"),
+           py::arg("prompt_ids"), py::arg("prompt_tokens"), py::arg("max_tokens"), py::arg("ignore_eos"),
+           py::arg("repeats"), py::arg("warmup"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"),
+           py::arg("seed"), py::arg("overhead_budget_s"), py::arg("forced_ids"), py::arg("keep_logits"),
+           py::arg("idle_s"), py::arg("marker"));
 
   py::class_<RunResult>(m, "RunResult", "What a run gave; its times are in the trace.")
       .def_readonly("prompt_ids", &RunResult::prompt_ids)

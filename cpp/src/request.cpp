@@ -2,14 +2,14 @@
 #include "melt/request.h"
 
 #include <algorithm>
-#include <array>
-#include <random>
+#include <iterator>
 
 #include "json.h"
 #include "json_value.h"
 #include "melt/environment.h"
 #include "melt/error.h"
 #include "require.h"
+#include "run_options.h"
 
 namespace melt {
 namespace {
@@ -54,17 +54,14 @@ void read(const JsonValue& json, const std::string& name, std::optional<T>& valu
 }
 
 std::uint32_t level_mask(const JsonValue& json) {
-  static constexpr std::pair<const char*, std::uint32_t> kLevels[] = {
-      {"tokens", kLevelTokens}, {"ops", kLevelOps}, {"memory", kLevelMemory}, {"counters", kLevelCounters}};
   std::uint32_t mask = 0;
   for (const JsonValue& level : json.as_array("levels")) {
     const std::string& name = level.as_string("a level");
-    const auto* found =
-        std::find_if(std::begin(kLevels), std::end(kLevels), [&](const auto& known) { return known.first == name; });
-    if (found == std::end(kLevels))
-      throw Error(ErrorKind::kInvalidArgument,
-                  "unknown level \"" + name + "\": choose from tokens, ops, memory, counters");
-    mask |= found->second;
+    const auto* known = std::find_if(std::begin(kLevelNames), std::end(kLevelNames),
+                                     [&](const LevelName& each) { return each.name == name; });
+    require(known != std::end(kLevelNames),
+            "unknown level \"" + name + "\": choose from tokens, ops, memory, counters");
+    mask |= known->level;
   }
   return mask;
 }
@@ -122,8 +119,8 @@ void take_run(Fields& fields, ProfileRequest& request) {
   RunOptions& run = request.run;
   run.repeats = 3;
   fields.take("prompt", run.prompt);
-  fields.take("chat", request.chat);
-  fields.take("prompt_tokens", request.prompt_tokens);
+  fields.take("chat", run.chat);
+  fields.take("prompt_tokens", run.prompt_tokens);
   fields.take("prompt_ids", run.prompt_ids);
   fields.take("forced_ids", run.forced_ids);
   fields.take("keep_logits", run.keep_logits);
@@ -136,6 +133,8 @@ void take_run(Fields& fields, ProfileRequest& request) {
   fields.take("repeats", run.repeats);
   fields.take("warmup", run.warmup);
   fields.take("overhead_budget_s", run.overhead_budget_s);
+  fields.take("idle_s", run.idle_s);
+  fields.take("marker", run.marker);
 }
 
 /// "auto" stands for all sensors there are, "none" alone for none; the core refuses names that it does not know.
@@ -144,30 +143,8 @@ void take_sensors(Fields& fields, ProfileRequest& request) {
   names = {"auto"};
   fields.take("sensors", names);
   fields.take("sensor_hz", request.sensors.rate_hz);
-  fields.take("idle_s", request.idle_s);
-  fields.take("marker", request.marker);
   if (names == std::vector<std::string>{"none"})
     names.clear();
-  if (request.idle_s < 0 || request.idle_s > kMaxIdleS)
-    throw Error(ErrorKind::kInvalidArgument, "idle_s must lie in 0 to " + short_text(kMaxIdleS));
-}
-
-/// The prompt in the form that the run takes, now that there is a model.
-void resolve_prompt(const ProfileRequest& request, const Session& session, RunOptions& run) {
-  if (!run.prompt_ids.empty())
-    return;
-  if (request.prompt_tokens) {
-    const ModelInfo& info = session.info();
-    const std::uint32_t n = *request.prompt_tokens;
-    if (n < 1 || n >= info.n_ctx)
-      throw Error(ErrorKind::kInvalidArgument, "a prompt of " + std::to_string(n) +
-                                                   " tokens: this context takes 1 to " +
-                                                   std::to_string(info.n_ctx - 1) + " (n_ctx sets its length)");
-    run.prompt_ids = random_token_ids(run.sampler.seed, info.n_vocab, n);
-    run.ignore_eos = true;
-  } else if (request.chat) {
-    run.prompt = session.text().format_chat({{"user", run.prompt}});
-  }
 }
 
 /// One object with the members of both; those of `over` win.
@@ -184,39 +161,6 @@ std::string merged(const std::string& under, const std::string& over) {
   return both.str();
 }
 
-/// Fills the state of a std::mt19937 as CPython's init_by_array does (Matsumoto and Nishimura, mt19937ar.c), with one
-/// key word, so that both draw the same numbers.
-class OneWordSeed {
- public:
-  using result_type = std::uint32_t;
-  explicit OneWordSeed(std::uint32_t key) : key_(key) {}
-
-  template <typename Iterator>
-  void generate(Iterator begin, Iterator end) {
-    constexpr std::size_t kN = std::mt19937::state_size;
-    std::array<std::uint32_t, kN> mt{};
-    mt[0] = 19650218U;
-    for (std::size_t i = 1; i < kN; ++i)
-      mt[i] = 1812433253U * (mt[i - 1] ^ (mt[i - 1] >> 30)) + static_cast<std::uint32_t>(i);
-    std::size_t i = 1;
-    const auto step = [&] {
-      if (++i >= kN) {
-        mt[0] = mt[kN - 1];
-        i = 1;
-      }
-    };
-    for (std::size_t k = 0; k < kN; ++k, step())
-      mt[i] = (mt[i] ^ ((mt[i - 1] ^ (mt[i - 1] >> 30)) * 1664525U)) + key_;
-    for (std::size_t k = 0; k + 1 < kN; ++k, step())
-      mt[i] = (mt[i] ^ ((mt[i - 1] ^ (mt[i - 1] >> 30)) * 1566083941U)) - static_cast<std::uint32_t>(i);
-    mt[0] = 0x80000000U;
-    std::copy_n(mt.begin(), std::min<std::size_t>(kN, static_cast<std::size_t>(end - begin)), begin);
-  }
-
- private:
-  std::uint32_t key_;
-};
-
 }  // namespace
 
 ProfileRequest parse_request(const std::string& json) {
@@ -227,6 +171,7 @@ ProfileRequest parse_request(const std::string& json) {
   take_run(fields, request);
   take_sensors(fields, request);
   fields.take("log_bytes", request.limits.log_bytes);
+  fields.take("watch_switches", request.limits.watch_switches);
   if (const JsonValue* levels = fields.take("levels"))
     request.levels = level_mask(*levels);
   if (const JsonValue* metadata = fields.take("metadata")) {
@@ -238,17 +183,14 @@ ProfileRequest parse_request(const std::string& json) {
   fields.finish();
   if (request.model.path.empty())
     throw Error(ErrorKind::kInvalidArgument, "the request names no model");
-  if (request.run.overhead_budget_s < 0 || request.run.overhead_budget_s > 3600)
-    throw Error(ErrorKind::kInvalidArgument, "overhead_budget_s must lie in 0 to 3600");
-  if (request.chat && !object.find("prompt"))
+  check_options(request.run);
+  if (request.run.chat && !object.find("prompt"))
     throw Error(ErrorKind::kInvalidArgument, "chat needs a prompt");
   return request;
 }
 
 RunResult profile_to_file(LoadedModel& model, const ProfileRequest& request, const std::string& trace_path,
                           const ProfileHooks& hooks) {
-  RunOptions run = request.run;
-  resolve_prompt(request, model.session(), run);
   const std::unique_ptr<ByteSink> sink = make_file_sink(trace_path, hooks.flush);
   const std::string metadata = merged(request.metadata_json, hooks.metadata_json);
   Profiler profiler(model, *sink, request.levels, metadata, request.limits, request.sensors);
@@ -258,15 +200,7 @@ RunResult profile_to_file(LoadedModel& model, const ProfileRequest& request, con
   };
   RunResult result;
   try {
-    if (request.marker)
-      profiler.mark();
-    if (request.idle_s > 0)
-      profiler.sample_idle(request.idle_s);
-    result = profiler.run(run, report);
-    if (request.idle_s > 0)
-      profiler.sample_idle(request.idle_s);
-    if (request.marker && !result.cancelled)
-      profiler.mark();
+    result = profiler.run(request.run, report);
   } catch (...) {
     if (hooks.unload)
       model.unload();
@@ -280,22 +214,6 @@ RunResult profile_to_file(LoadedModel& model, const ProfileRequest& request, con
     model.unload();
   profiler.finish();
   return result;
-}
-
-std::vector<std::int32_t> random_token_ids(std::uint32_t seed, std::uint32_t n_vocab, std::uint32_t n) {
-  OneWordSeed words(seed);
-  std::mt19937 draw(words);
-  int bits = 0;
-  while (bits < 32 && (n_vocab >> bits) != 0)
-    ++bits;
-  std::vector<std::int32_t> ids;
-  ids.reserve(n);
-  while (ids.size() < n) {
-    const std::uint32_t id = static_cast<std::uint32_t>(draw()) >> (32 - bits);
-    if (id < n_vocab)
-      ids.push_back(static_cast<std::int32_t>(id));
-  }
-  return ids;
 }
 
 }  // namespace melt

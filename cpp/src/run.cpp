@@ -2,11 +2,11 @@
 #include "melt/run.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "counters/thread_events.h"
 #include "json.h"
 #include "marker.h"
+#include "measured_loop.h"
 #include "melt/environment.h"
 #include "melt/error.h"
 #include "memory_level.h"
@@ -15,16 +15,12 @@
 #include "repetition.h"
 #include "require.h"
 #include "run_metadata.h"
+#include "run_options.h"
 #include "sampling.h"
 #include "token_scores.h"
 
 namespace melt {
 namespace {
-
-void check_id(std::int32_t id, std::uint32_t n_vocab) {
-  require(id >= 0 && static_cast<std::uint32_t>(id) < n_vocab,
-          "token id " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(n_vocab));
-}
 
 ThreadEventOptions event_options(const LoadedModel& model, std::uint32_t levels, const RecorderLimits& limits) {
   ThreadEventOptions options;
@@ -66,21 +62,20 @@ class Profiler::Impl {
       recorder_.watch_with(&events_);
   }
 
-  RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition);
+  RunResult run(const RunOptions& asked, const OnRepetition& on_repetition);
   void sample_idle(double seconds);
   void mark();
   bool finish();
   std::uint32_t tokens_written() const noexcept { return n_tokens_; }
 
   void refuse() noexcept { refused_ = true; }
-  /// Does what was asked for, and notes if that is refused.
+  /// Does what was asked for, and notes if that comes to nothing.
   template <typename Work>
   auto watched(const Work& work) {
     try {
       return work();
-    } catch (const Error& error) {
-      if (error.kind() == ErrorKind::kInvalidArgument)
-        refuse();
+    } catch (...) {
+      refuse();
       throw;
     }
   }
@@ -92,20 +87,17 @@ class Profiler::Impl {
     const std::atomic<bool>* flag = model_.options().cancel;
     return flag != nullptr && flag->load(std::memory_order_relaxed);
   }
-
-  std::vector<std::int32_t> checked_prompt(const RunOptions& options);
+  void repeat(const RunOptions& options, const OnRepetition& on_repetition, RunResult& result);
   /// Most steps that a repetition can have: the context may end it before max_tokens does.
   std::size_t steps_possible(const RunOptions& options, std::size_t n_prompt) {
     return std::min<std::size_t>(options.max_tokens, model_.session().info().n_ctx - n_prompt + 1);
   }
   void record_repetition(const RunOptions& options, std::size_t n_prompt, bool warmup, RunResult& result);
-  void execute(const RunOptions& options, Repetition& rep);
-  bool prefill(Repetition& rep);
-  void decode(const RunOptions& options, Repetition& rep);
-  bool keep_token(const RunOptions& options, Repetition& rep);
   void prepare_events();
   void write(const Repetition& rep);
   void measure_cost(const RunOptions& options, const std::vector<std::int32_t>& prompt);
+  void write_idle(double seconds);
+  void write_pulses();
   std::unique_lock<std::mutex> take_model();
   void keep() {
     writer_.flush();
@@ -131,32 +123,26 @@ class Profiler::Impl {
   bool finished_ = false;
 };
 
-std::vector<std::int32_t> Profiler::Impl::checked_prompt(const RunOptions& options) {
-  require(options.max_tokens >= 1, "max_tokens is 0: ask for at least 1 output token");
-  require(options.repeats >= 1, "repeats is 0: ask for at least 1 repetition");
-  require(std::isfinite(options.sampler.temperature) && options.sampler.temperature >= 0.0f,
-          "temperature must be a number, 0 or more");
-  require(options.sampler.top_p > 0.0f && options.sampler.top_p <= 1.0f, "top_p must lie in (0, 1]");
-  const ModelInfo& info = model_.session().info();
-  const std::vector<std::int32_t> ids =
-      options.prompt_ids.empty() ? model_.session().text().encode(options.prompt, true, options.parse_special)
-                                 : options.prompt_ids;
-  require(!ids.empty(), "the prompt is empty: give at least one token");
-  require(ids.size() < info.n_ctx, "the prompt has " + std::to_string(ids.size()) + " tokens, but the context holds " +
-                                       std::to_string(info.n_ctx) + ": shorten it or raise the context length (n_ctx)");
-  for (const std::vector<std::int32_t>* given : {&ids, &options.forced_ids}) {
-    for (const std::int32_t id : *given)
-      check_id(id, info.n_vocab);
+RunResult Profiler::Impl::run(const RunOptions& asked, const OnRepetition& on_repetition) {
+  const std::unique_lock<std::mutex> use = take_model();
+  const RunOptions options = resolved_options(asked, model_.session());
+  RunResult result;
+  result.prompt_ids = checked_prompt(options, model_.session());
+  writer_.write_metadata(run_metadata(options));
+  if (options.marker)
+    write_pulses();
+  write_idle(options.idle_s);
+  repeat(options, on_repetition, result);
+  if (!result.cancelled) {
+    write_idle(options.idle_s);
+    if (options.marker)
+      write_pulses();
   }
-  return ids;
+  return result;
 }
 
-RunResult Profiler::Impl::run(const RunOptions& options,
-                              const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition) {
-  const std::unique_lock<std::mutex> use = take_model();
-  RunResult result;
-  result.prompt_ids = checked_prompt(options);
-  writer_.write_metadata(run_metadata(options));
+/// Warm-up and repetitions, and between them what recording costs.
+void Profiler::Impl::repeat(const RunOptions& options, const OnRepetition& on_repetition, RunResult& result) {
   if (wants_ops())
     prepare_events();
   const std::uint32_t total = options.warmup + options.repeats;
@@ -173,7 +159,6 @@ RunResult Profiler::Impl::run(const RunOptions& options,
   if (options.keep_logits && !result.cancelled && !result.output_ids.empty())
     writer_.write_metadata(score_tokens(model_, result.prompt_ids, result.output_ids));
   result.output_text = model_.session().text().decode(result.output_ids);
-  return result;
 }
 
 /// One repetition and its writing; what it measured before an error is written before the error goes on.
@@ -194,7 +179,7 @@ void Profiler::Impl::record_repetition(const RunOptions& options, std::size_t n_
     if (memory_)
       memory_->start_run();
     const SamplingScope sampling(sampling_.get());
-    execute(options, rep);
+    MeasuredLoop(model_, options, wants_ops() ? &recorder_ : nullptr).execute(rep);
   } catch (...) {
     rep.stop = StopReason::kError;
     write(rep);
@@ -216,71 +201,6 @@ void Profiler::Impl::prepare_events() {
   counters_defined_ = true;
   writer_.write(ChunkKind::kCounters, events_.definitions());
   writer_.write_metadata(events_.metadata(n_scaled_));
-}
-
-/// The measured part. From here to its end nothing of ours allocates, locks, formats or writes, but for the prompt's
-/// own tokenisation, which is part of what is measured.
-void Profiler::Impl::execute(const RunOptions& options, Repetition& rep) {
-  model_.session().reset(options.sampler);
-  const Clock& clock = model_.clock();
-  rep.begin = rep.tokenized = clock.ticks();
-  if (options.prompt_ids.empty()) {
-    rep.prompt = model_.session().text().encode(options.prompt, true, options.parse_special);
-    rep.tokenized = clock.ticks();
-    if (wants_ops())
-      recorder_.host_op(HostOp::kTokenize, rep.begin, rep.tokenized);
-  } else {
-    rep.prompt = options.prompt_ids;
-  }
-  if (prefill(rep) && keep_token(options, rep))
-    decode(options, rep);
-}
-
-/// Evaluates the prompt, n_batch tokens at a time. Returns false if it did not come to its end.
-bool Profiler::Impl::prefill(Repetition& rep) {
-  const Clock& clock = model_.clock();
-  const std::size_t n_batch = model_.session().info().n_batch;
-  rep.prefill_begin = clock.ticks();
-  for (std::size_t done = 0; done < rep.prompt.size(); done += n_batch) {
-    const std::size_t n = std::min(n_batch, rep.prompt.size() - done);
-    const EvalStatus status = model_.session().evaluate(rep.prompt.data() + done, n);
-    if (status != EvalStatus::kOk || cancelled()) {
-      rep.stop = status == EvalStatus::kContextFull ? StopReason::kContextFull : StopReason::kCancelled;
-      return false;
-    }
-  }
-  rep.prefill_end = clock.ticks();
-  return true;
-}
-
-/// Samples the token after the last evaluated one. Returns whether another one is to follow.
-bool Profiler::Impl::keep_token(const RunOptions& options, Repetition& rep) {
-  const Clock& clock = model_.clock();
-  const std::uint64_t begin = clock.ticks();
-  const std::int32_t sampled = model_.session().sample();
-  const std::uint64_t end = clock.ticks();
-  const bool is_forced = rep.n_output < options.forced_ids.size();
-  const std::int32_t id = is_forced ? options.forced_ids[rep.n_output] : sampled;
-  if (wants_ops())
-    recorder_.host_op(HostOp::kSample, begin, end);
-  rep.steps.push_back({end, id});
-  if (!is_forced && !options.ignore_eos && model_.session().text().is_end_of_text(id)) {
-    rep.stop = StopReason::kEndOfText;
-    return false;
-  }
-  ++rep.n_output;
-  return rep.n_output < options.max_tokens && (options.forced_ids.empty() || rep.n_output < options.forced_ids.size());
-}
-
-void Profiler::Impl::decode(const RunOptions& options, Repetition& rep) {
-  do {
-    recorder_.set_token(static_cast<std::uint32_t>(rep.steps.size()));
-    const EvalStatus status = model_.session().evaluate(&rep.steps.back().token_id, 1);
-    if (status != EvalStatus::kOk || cancelled()) {
-      rep.stop = status == EvalStatus::kContextFull ? StopReason::kContextFull : StopReason::kCancelled;
-      return;
-    }
-  } while (keep_token(options, rep));
 }
 
 void Profiler::Impl::write(const Repetition& rep) {
@@ -323,10 +243,19 @@ void Profiler::Impl::measure_cost(const RunOptions& options, const std::vector<s
 }
 
 void Profiler::Impl::sample_idle(double seconds) {
-  require(std::isfinite(seconds) && seconds >= 0 && seconds <= kMaxIdleS,
-          "idling of " + short_text(seconds) + " s: give 0 to " + short_text(kMaxIdleS) + " (--idle-s)");
+  check_idle(seconds);
   const std::unique_lock<std::mutex> use = take_model();
-  if (!marked_ && (!sampling_ || !sampling_->has_sensors()))
+  write_idle(seconds);
+}
+
+void Profiler::Impl::mark() {
+  const std::unique_lock<std::mutex> use = take_model();
+  write_pulses();
+}
+
+/// Rests while the sensors are read. Nothing where nobody reads.
+void Profiler::Impl::write_idle(double seconds) {
+  if (seconds == 0 || (!marked_ && (!sampling_ || !sampling_->has_sensors())))
     return;
   const std::uint64_t begin = model_.clock().ticks();
   {
@@ -341,8 +270,7 @@ void Profiler::Impl::sample_idle(double seconds) {
   keep();
 }
 
-void Profiler::Impl::mark() {
-  const std::unique_lock<std::mutex> use = take_model();
+void Profiler::Impl::write_pulses() {
   marked_ = true;
   const auto pulses = load_pulses(model_.clock(), model_.options().n_threads, model_.options().cancel);
   calibration_.refine();
@@ -384,8 +312,7 @@ Profiler::Profiler(LoadedModel& model, ByteSink& sink, std::uint32_t levels, con
 
 Profiler::~Profiler() = default;
 
-RunResult Profiler::run(const RunOptions& options,
-                        const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition) {
+RunResult Profiler::run(const RunOptions& options, const OnRepetition& on_repetition) {
   return impl_->watched([&] { return impl_->run(options, on_repetition); });
 }
 

@@ -5,6 +5,7 @@
 
 #include "json.h"
 #include "melt/environment.h"
+#include "text_list.h"
 
 namespace melt {
 namespace {
@@ -25,14 +26,10 @@ std::string model_json(const ModelOptions& options, const ModelInfo& info) {
 
 std::string levels_json(std::uint32_t levels) {
   std::string names;
-  if ((levels & kLevelTokens) != 0)
-    names += "\"tokens\"";
-  if ((levels & kLevelOps) != 0)
-    names += names.empty() ? "\"ops\"" : ", \"ops\"";
-  if ((levels & kLevelMemory) != 0)
-    names += names.empty() ? "\"memory\"" : ", \"memory\"";
-  if ((levels & kLevelCounters) != 0)
-    names += ", \"counters\"";  // never alone: it includes ops
+  for (const LevelName& each : kLevelNames) {
+    if ((levels & each.level) != 0)
+      append_item(names, json_string(each.name));
+  }
   return "[" + names + "]";
 }
 

@@ -11,6 +11,7 @@
 #include "melt/error.h"
 #include "melt/request.h"
 #include "melt/trace_reader.h"
+#include "run_options.h"
 #include "scratch_dir.h"
 
 using namespace melt;
@@ -67,19 +68,21 @@ TEST_CASE("request: defaults are those of melt_core.profiling.ProfileRequest") {
   CHECK(request.limits.log_bytes == std::size_t{1} << 28);
   CHECK(request.sensors.names == std::vector<std::string>{"auto"});
   CHECK(request.sensors.rate_hz == 100.0);
-  CHECK(request.idle_s == 0.0);
+  CHECK(request.run.idle_s == 0.0);
+  CHECK_FALSE(request.run.marker);
+  CHECK_FALSE(request.run.prompt_tokens);
 }
 
 TEST_CASE("request: every field arrives") {
   const ProfileRequest request = parse_request(
       R"({"model": "m", "runtime": "synthetic", "prompt": "p", "chat": true, "max_tokens": 5, "temperature": 0.5,
           "top_k": 3, "top_p": 0.25, "seed": 9, "ignore_eos": true, "repeats": 2, "warmup": 0,
-          "levels": ["memory", "counters"], "sensors": ["none"], "sensor_hz": 5, "idle_s": 1.5,
+          "levels": ["memory", "counters"], "sensors": ["none"], "sensor_hz": 5, "idle_s": 1.5, "marker": true, "prompt_tokens": 7,
           "runtime_path": "/lib/a", "model_lib": "b.so", "n_ctx": 64, "n_batch": 32, "n_ubatch": 16, "n_threads": 3,
           "use_mmap": false, "check_tensors": true, "repack": false, "kv_type": "q8_0", "overhead_budget_s": 0,
-          "log_bytes": 4096, "prompt_ids": [1, 2], "forced_ids": [3], "metadata": {"a": [1]}})");
+          "log_bytes": 4096, "watch_switches": false, "prompt_ids": [1, 2], "forced_ids": [3], "metadata": {"a": [1]}})");
   CHECK(request.runtime == "synthetic");
-  CHECK(request.chat);
+  CHECK(request.run.chat);
   CHECK(request.run.prompt == "p");
   CHECK(request.run.prompt_ids == std::vector<std::int32_t>{1, 2});
   CHECK(request.run.forced_ids == std::vector<std::int32_t>{3});
@@ -94,7 +97,9 @@ TEST_CASE("request: every field arrives") {
   CHECK(request.levels == (kLevelMemory | kLevelCounters));
   CHECK(request.sensors.names.empty());
   CHECK(request.sensors.rate_hz == 5.0);
-  CHECK(request.idle_s == 1.5);
+  CHECK(request.run.idle_s == 1.5);
+  CHECK(request.run.marker);
+  CHECK(request.run.prompt_tokens == 7);
   CHECK(request.model.runtime_path == "/lib/a");
   CHECK(request.model.model_lib == "b.so");
   CHECK(request.model.n_ctx == 64);
@@ -106,6 +111,7 @@ TEST_CASE("request: every field arrives") {
   CHECK_FALSE(request.model.repack);
   CHECK(request.model.kv_type == "q8_0");
   CHECK(request.limits.log_bytes == 4096);
+  CHECK_FALSE(request.limits.watch_switches);
   CHECK(request.metadata_json == R"({"a": [1]})");
 }
 
@@ -128,20 +134,11 @@ TEST_CASE("request: what cannot be is refused by name") {
   says(R"({"model": "m", "metadata": []})", "metadata");
   says(R"({"model": "m", "overhead_budget_s": -1})", "overhead_budget_s");
   says(R"({"model": "m", "idle_s": -1})", "idle_s");
-  says(R"({"model": "m", "idle_s": 601})", "idle_s must lie in 0 to 600");
+  says(R"({"model": "m", "max_tokens": 0})", "max_tokens is 0");
+  says(R"({"model": "m", "idle_s": 601})", "idling of 601 s: give 0 to 600 (idle_s)");
   says(R"({"model": "m", "sensors": "auto"})", "sensors");
   says(R"({"model": "m", "chat": true})", "chat");
   says(R"({"model": "m", "log_bytes": 1e3})", "log_bytes");
-}
-
-TEST_CASE("request: random ids are those that Python draws") {
-  // random.Random(0).randrange(49152) and so on, CPython 3.11.
-  CHECK(random_token_ids(0, 49152, 4) == std::vector<std::int32_t>{25247, 27562, 2653, 16968});
-  CHECK(random_token_ids(1234567890, 2048, 4) == std::vector<std::int32_t>{658, 1816, 898, 1254});
-  CHECK(random_token_ids(2147483647, 256, 3) == std::vector<std::int32_t>{162, 61, 100});
-  const std::vector<std::int32_t> many = random_token_ids(7, 1000, 2000);  // beyond one state of the generator
-  CHECK(many[1998] == 260);
-  CHECK(many[1999] == 514);
 }
 
 TEST_CASE("request: executed, it leaves a whole trace with the metadata of both sides") {

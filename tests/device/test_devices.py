@@ -129,7 +129,7 @@ def test_load_and_profile_work_over_a_device(device: Device) -> None:
             melt.load(SYNTHETIC, runtime="synthetic", device=where, n_threads=2) as llm,
             melt.profile(llm, levels=("tokens", "ops"), metadata={"mine": 7}) as prof,
         ):
-            done = prof.run("Explain", max_tokens=5, repeats=2, overhead_budget_s=0.0)
+            done = prof.run("Explain", chat=True, max_tokens=5, repeats=2, overhead_budget_s=0.0)
             assert llm.decode(done.token_ids) == done.text
         return prof.trace
 
@@ -146,6 +146,9 @@ def test_a_profile_on_a_device_holds_one_run(state: Path, tmp_path: Path) -> Non
             prof.run("Hello", max_tokens=2, overhead_budget_s=0.0)
             with pytest.raises(InvalidArgumentError, match="has its run"):
                 prof.run("Hello", max_tokens=2)
+        for apart in (lambda: prof.sample_idle(1), prof.mark):
+            with pytest.raises(InvalidArgumentError, match="part of the run"):
+                apart()
         for refused in (lambda: llm.info, llm.cancel, lambda: llm.format_chat([("user", "x")])):
             with pytest.raises(InvalidArgumentError):
                 refused()

@@ -141,6 +141,16 @@ def test_marker_pulses_are_phases_and_idle_windows_are_kept_for_the_meter() -> N
     assert [row["phase"] for row in phases].count("idle") == 1
 
 
+def test_a_run_is_asked_for_with_its_pulses_and_idle_windows_around_it() -> None:
+    with (
+        melt.load(SLOW_OPS, runtime="synthetic", n_threads=1) as llm,
+        melt.profile(llm, levels=("tokens",), sensors="none") as recording,
+    ):
+        recording.run(prompt_tokens=3, max_tokens=2, warmup=0, idle_s=0.1, marker=True)
+    names = [row["phase"] for row in sorted(recording.trace.phases.to_dicts(), key=lambda row: row["start_ns"])]
+    assert names == ["load", *["marker"] * 3, "idle", "prefill", "decode", "idle", *["marker"] * 3]
+
+
 #: Channel -> what happens to its file, and as what the trace has to name it.
 BREAKS: dict[str, tuple[Callable[[SysfsTree], None], str]] = {
     "ina238/power": (lambda tree: tree.vanish(f"{INA238}/power1_input"), "vanished"),

@@ -61,6 +61,34 @@ def test_chat_format_is_the_models_own(llm: melt.LLM) -> None:
     assert "<|im_start|>user\nHi<|im_end|>" in text
 
 
+def test_a_message_is_put_into_the_chat_format_by_the_run(llm: melt.LLM) -> None:
+    by_hand = generate(llm, llm.format_chat([("user", "Hi")]))
+    assert generate(llm, "Hi", chat=True) == by_hand
+
+
+def test_random_tokens_are_those_of_the_seed(llm: melt.LLM) -> None:
+    prompts = [generate(llm, None, prompt_tokens=6, seed=seed).prompt_token_ids for seed in (1, 1, 2)]
+    assert prompts[0] == prompts[1] != prompts[2]
+    assert all(len(ids) == 6 for ids in prompts)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "no prompt"),
+        ({"prompt": "x", "prompt_tokens": 3}, "one of them"),
+        ({"prompt_tokens": 3, "chat": True}, "chat needs a prompt of text"),
+        ({"prompt": [1], "chat": True}, "chat needs a prompt of text"),
+        ({"prompt_tokens": -1}, "prompt_tokens is -1"),
+        ({"prompt_tokens": 0}, "a prompt of 0 tokens"),
+        ({"prompt": "x", "idle_s": 601}, "idling of 601 s"),
+    ],
+)
+def test_what_is_no_prompt_is_refused(llm: melt.LLM, options: dict[str, Any], said: str) -> None:
+    with melt.profile(llm) as profiler, pytest.raises(InvalidArgumentError, match=said):
+        profiler.run(**options)
+
+
 # Alone, together and after the end
 
 

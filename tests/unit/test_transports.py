@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 from hypothesis import given, settings
@@ -51,10 +51,9 @@ def test_a_path_never_leaves_its_folder(parts: list[str]) -> None:
         path = RemotePath(tuple(parts))
     except InvalidArgumentError:
         return
-    folder = Path("/some/folder")
-    assert path.on_host(folder).is_relative_to(folder)
-    assert ".." not in path.on_host(folder).parts
-    assert path.on_device("/work").startswith("/work")
+    on_device = PurePosixPath(path.on_device("/work"))
+    assert on_device.is_relative_to("/work")
+    assert ".." not in on_device.parts
     assert RemotePath.of(str(path)) == path
 
 

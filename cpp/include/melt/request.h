@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <string>
 
 #include "melt/run.h"
@@ -16,13 +15,9 @@ struct ProfileRequest {
   std::string runtime = "llama.cpp";
   ModelOptions model;
   RunOptions run;
-  bool chat = false;  ///< the prompt is a user's message, to be put into the model's chat format first
-  std::optional<std::uint32_t> prompt_tokens;  ///< so many random ids as the prompt, drawn from the sampler's seed
   std::uint32_t levels = kLevelTokens | kLevelOps;
   RecorderLimits limits;
   SensorOptions sensors;
-  double idle_s = 0;    ///< so long the sensors are read before the runs and after them, while nothing runs
-  bool marker = false;  ///< pulses of load before all that and after it, for an external power meter
   std::string metadata_json = "{}";  ///< an object of the asker's own, for the trace
 };
 
@@ -45,8 +40,5 @@ struct ProfileHooks {
 /// Raises: what Profiler::run raises; Error(kIo).
 RunResult profile_to_file(LoadedModel& model, const ProfileRequest& request, const std::string& trace_path,
                           const ProfileHooks& hooks);
-
-/// `n` token ids below `n_vocab`, the same as Python's random.Random(seed).randrange(n_vocab) draws.
-std::vector<std::int32_t> random_token_ids(std::uint32_t seed, std::uint32_t n_vocab, std::uint32_t n);
 
 }  // namespace melt

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <string>
 #include <vector>
@@ -25,7 +26,14 @@ constexpr std::uint32_t kLevelOps = 1 << 1;
 constexpr std::uint32_t kLevelMemory = 1 << 2;
 constexpr std::uint32_t kLevelCounters = 1 << 3;  // includes ops
 
-constexpr double kMaxIdleS = 600.0;  // of sample_idle: as long as there is room for samples
+struct LevelName {
+  const char* name;
+  std::uint32_t level;
+};
+constexpr LevelName kLevelNames[] = {
+    {"tokens", kLevelTokens}, {"ops", kLevelOps}, {"memory", kLevelMemory}, {"counters", kLevelCounters}};
+
+constexpr double kMaxIdleS = 600.0;  // as long as there is room for samples
 
 /// A session, its clock, and when it was loaded. Trace time 0 is the start of the load.
 class LoadedModel {
@@ -82,10 +90,13 @@ class LoadedModel {
 };
 
 struct RunOptions {
-  std::string prompt;                    ///< text, tokenised in each repetition; used if prompt_ids is empty
+  std::string prompt;                    ///< text, tokenised in each repetition; used if there are no ids
   bool parse_special = true;             ///< whether `prompt` may contain special tokens such as <|im_start|>
+  bool chat = false;                     ///< `prompt` is a user's message: put into the model's chat format first
   std::vector<std::int32_t> prompt_ids;  ///< token ids, replayed as they are
-  std::uint32_t max_tokens = 128;        ///< output tokens per repetition, at least 1
+  /// So many random ids as the prompt, drawn from the sampler's seed; implies ignore_eos.
+  std::optional<std::uint32_t> prompt_tokens;
+  std::uint32_t max_tokens = 128;  ///< output tokens per repetition, at least 1
   /// The output, replayed as it is: what is sampled is thrown away. Empty: what the model gives.
   std::vector<std::int32_t> forced_ids;
   bool keep_logits = false;  ///< evaluate prompt and output once more, and keep what comparing logits needs
@@ -96,6 +107,8 @@ struct RunOptions {
   /// Time for measuring this instrument's own cost, for each of prefill and decode; up to five times as long where
   /// five pairs of steps need it. 0: not measured, and said so.
   double overhead_budget_s = 1.0;
+  double idle_s = 0;    ///< so long the sensors are read before the repetitions and after them: see sample_idle()
+  bool marker = false;  ///< pulses of load before all that and after it: see mark()
 };
 
 struct RunResult {
@@ -106,6 +119,9 @@ struct RunResult {
   bool cancelled = false;
 };
 
+/// Called between repetitions with how many there have been, and of how many.
+using OnRepetition = std::function<void(std::uint32_t done, std::uint32_t total)>;
+
 /// Measures runs of one model into one trace.
 class Profiler {
  public:
@@ -115,10 +131,11 @@ class Profiler {
            RecorderLimits limits = {}, const SensorOptions& sensors = {});
   ~Profiler();
 
-  /// Runs warm-up and repetitions and writes each when it is over; what was measured before an error or a cancel is
-  /// in the trace. `on_repetition(done, total)` is called between repetitions.
-  /// Raises: Error(kInvalidArgument) before anything runs; Error(kBusy); what Session::evaluate raises; Error(kIo).
-  RunResult run(const RunOptions& options, const std::function<void(std::uint32_t, std::uint32_t)>& on_repetition = {});
+  /// Marks and idles if asked to, runs warm-up and repetitions, and idles and marks again. Each repetition is written
+  /// when it is over; what was measured before an error or a cancel is in the trace.
+  /// Raises: Error(kInvalidArgument), or Error(kModel) without a chat format, before anything runs; Error(kBusy); what
+  /// Session::evaluate raises; Error(kIo).
+  RunResult run(const RunOptions& options, const OnRepetition& on_repetition = {});
 
   /// Reads the sensors for so long while nothing runs: what the device draws at idle, with the model loaded. In
   /// the trace it is a phase of its own. Ends early on a cancel. Does nothing where neither a sensor nor, as mark()
@@ -137,8 +154,8 @@ class Profiler {
   void refuse() noexcept;
 
   /// Closes the trace, with the unload phase if the model has been unloaded by now. Waits for a run under way. Calling
-  /// it twice is harmless. False: what was asked for was refused before anything was measured, so nothing is written
-  /// and the file is what it was.
+  /// it twice is harmless. False: what was asked for failed before anything was measured, so nothing is written and the
+  /// file is what it was.
   bool finish();
 
  private:

@@ -11,6 +11,7 @@ Example:
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from os import PathLike
 from typing import Any
@@ -114,6 +115,6 @@ def predict_memory(
     """
     chosen = options or MemoryOptions()
     question = {"action": "predict", "model": checked_path("model", model), "options": asdict(chosen)}
-    answer = ask(WORKER, question, timeout_s=PREDICT_TIMEOUT_S)
+    answer = ask(WORKER, json.dumps(question), timeout_s=PREDICT_TIMEOUT_S)
     parts = tuple(MemoryPart(**part) for part in answer.pop("parts"))
     return MemoryPrediction(chosen, MemoryForecast(parts, **answer), device or device_memory())

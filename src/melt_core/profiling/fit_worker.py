@@ -5,6 +5,7 @@ Both questions are answered here, so that the process whose size is predicted is
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import sys
@@ -12,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from melt_core.profiling.child import answer
+from melt_core.profiling.child import serve
 from melt_core.profiling.profiler import profile
 from melt_core.runtime.memory import forecast_here
 from melt_core.runtime.session import load
@@ -20,7 +21,12 @@ from melt_core.runtime.session import load
 
 def main() -> int:
     """Answers the request on standard input. Returns the exit code."""
-    return answer(lambda request: ACTIONS[request["action"]](request))
+    return serve(lambda line, _: answer(json.loads(line)))
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the action that is asked for gives."""
+    return ACTIONS[request["action"]](request)
 
 
 def predict(request: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ and it reclaims them under pressure, so the same size would pass or fail by what
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
@@ -229,7 +230,7 @@ class _Stepper:
             "trace": str(trace),
         }
         try:
-            ask(WORKER, question, timeout_s=max(self._end - time.monotonic(), 1.0))
+            ask(WORKER, json.dumps(question), timeout_s=max(self._end - time.monotonic(), 1.0))
         except (OutOfMemoryError, RuntimeFailedError) as error:
             return Attempt(size, False, str(error))
         return Attempt(size, True, "")

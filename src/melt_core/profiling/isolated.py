@@ -5,26 +5,16 @@ ggml ends the process on some damaged files and failed checks; the command line 
 
 from __future__ import annotations
 
-import contextlib
-import json
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from melt_core import errors
-from melt_core.errors import MeltError, RuntimeFailedError
-from melt_core.profiling.child import end_now, how_it_ended
+from melt_core.errors import RuntimeFailedError
+from melt_core.profiling.child import ask
 from melt_core.profiling.request import ProfileRequest
 from melt_core.trace import Trace
 from melt_core.trace.storage import check_trace_output
-
-#: How long a child may take to end after Ctrl-C before it is killed.
-GRACE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -66,10 +56,10 @@ def profile_in_child(
 def run_worker(
     module: str, line: str, *, output: str | None, name: str, on_event: Callable[[dict[str, Any]], None] | None = None
 ) -> dict[str, Any]:
-    """Runs a worker on one line of request and returns its last event.
+    """Runs a worker that writes a trace on one line of request and returns its answer.
 
     Args:
-        module: A module whose ``main`` is `melt_core.profiling.worker.serve`.
+        module: A module whose ``main`` is `melt_core.profiling.child.serve`.
         line: The request.
         output: The trace that it writes, for messages; None: one that nobody will find.
         name: The runtime, for messages.
@@ -78,60 +68,17 @@ def run_worker(
     Raises: as `profile_in_child` does.
     """
     before = _state_of(output)
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        # A session of its own: Ctrl-C reaches it once, through us, and not a second time from the terminal.
-        child = subprocess.Popen(
-            [sys.executable, "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            last = _converse(child, line, on_event)
-        except KeyboardInterrupt:
-            _end(child)
-            raise
-        finally:
-            end_now(child)
-        if last.get("event") == "error":
-            raise _error_of(last)
-        if last.get("event") != "done":
-            raise _death(how_it_ended(child.returncode, log), name, output, is_new=_state_of(output) != before)
-    return last
 
+    def died(how: str) -> RuntimeFailedError:
+        if output is None:
+            kept = "name a file with -o to keep what is measured before that"
+        elif _state_of(output) != before:
+            kept = f"complete chunks of {output} stay readable"
+        else:
+            kept = "nothing was measured before that"
+        return RuntimeFailedError(f"the {name} process ended by {how} ({kept})")
 
-def _converse(
-    child: subprocess.Popen[str], line: str, on_event: Callable[[dict[str, Any]], None] | None
-) -> dict[str, Any]:
-    """Sends the request and returns the child's last event, or an empty one if it died before."""
-    assert child.stdin is not None
-    assert child.stdout is not None
-    with contextlib.suppress(BrokenPipeError):  # it died at once: its exit says why
-        child.stdin.write(line + "\n")
-        child.stdin.flush()  # left open: when we die it closes, and the child ends its run
-    last: dict[str, Any] = {}
-    for event in child.stdout:
-        last = json.loads(event)
-        if on_event is not None:
-            on_event(last)
-    child.wait()
-    return last
-
-
-def _end(child: subprocess.Popen[str]) -> None:
-    """Passes Ctrl-C on and gives the child time to complete its trace."""
-    if child.poll() is None:
-        child.send_signal(signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(timeout=GRACE_S)
-
-
-def _error_of(event: dict[str, Any]) -> MeltError:
-    kind = getattr(errors, event["kind"], RuntimeFailedError)
-    error: MeltError = kind(event["message"])
-    return error
+    return ask(module, line, on_event=on_event, died=died)
 
 
 def _state_of(output: str | None) -> tuple[int, int, int] | None:
@@ -141,13 +88,3 @@ def _state_of(output: str | None) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return (status.st_ino, status.st_size, status.st_mtime_ns) if status.st_size else None
-
-
-def _death(how: str, name: str, output: str | None, *, is_new: bool) -> RuntimeFailedError:
-    if output is None:
-        kept = "name a file with -o to keep what is measured before that"
-    elif is_new:
-        kept = f"complete chunks of {output} stay readable"
-    else:
-        kept = "nothing was measured before that"
-    return RuntimeFailedError(f"the {name} process ended by {how} ({kept})")

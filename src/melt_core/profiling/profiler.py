@@ -40,12 +40,7 @@ from melt_core.trace import Trace
 from melt_core.trace.storage import check_trace_output
 
 #: What can be recorded; each level includes what it needs of the others.
-LEVELS: Mapping[str, int] = {
-    "tokens": _core.LEVEL_TOKENS,
-    "ops": _core.LEVEL_OPS,
-    "memory": _core.LEVEL_MEMORY,
-    "counters": _core.LEVEL_COUNTERS,
-}
+LEVELS: Mapping[str, int] = _core.LEVELS
 
 #: Room for the ops of one run, all threads, in memory. Beyond it graphs are dropped, and counted.
 DEFAULT_LOG_BYTES = 1 << 28
@@ -110,8 +105,10 @@ class Profiler:
 
     def run(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | None = None,
         *,
+        prompt_tokens: int | None = None,
+        chat: bool = False,
         max_tokens: int = 128,
         temperature: float = 0.0,
         top_k: int = 40,
@@ -123,6 +120,8 @@ class Profiler:
         repeats: int = 1,
         warmup: int = 1,
         overhead_budget_s: float = 1.0,
+        idle_s: float = 0.0,
+        marker: bool = False,
         on_repetition: Callable[[int, int], None] | None = None,
     ) -> Completion:
         """Evaluates the prompt and generates, `warmup` + `repeats` times, with the GIL released.
@@ -131,6 +130,8 @@ class Profiler:
 
         Args:
             prompt: Text, tokenised in every repetition as part of what is timed; or token ids, replayed as they are.
+            prompt_tokens: Instead of a prompt: so many random token ids, drawn from the seed; implies `ignore_eos`.
+            chat: Whether the prompt is a user's message, to be put into the model's chat format first.
             max_tokens: Output tokens of one repetition.
             temperature: 0 is greedy: the token of the highest logit.
             top_k: Tokens that may be drawn, when temperature is above 0.
@@ -144,33 +145,28 @@ class Profiler:
             repeats: Repetitions that count.
             warmup: Repetitions before those; in the trace, but marked.
             overhead_budget_s: Seconds for measuring what recording ops costs, for prefill and decode each; 0: not.
+            idle_s: Seconds to idle before the repetitions and after them, as `sample_idle` does.
+            marker: Whether to make pulses of load before all that and after it, as `mark` does.
             on_repetition: Called with (done, total) between repetitions.
 
         Raises:
             InvalidArgumentError: An argument is out of range, or the prompt does not fit the context.
+            ModelError: The model has no chat format that the runtime knows.
             BusyError: The model is running in another thread.
             RuntimeFailedError: The runtime failed; repetitions before it are in the trace.
             StorageError: The trace could not be written; what was written before is readable.
         """
+        counts = {"max_tokens": max_tokens, "repeats": repeats, "warmup": warmup, "seed": seed, "top_k": top_k}
+        reals = {"temperature": temperature, "top_p": top_p, "overhead_budget_s": overhead_budget_s, "idle_s": idle_s}
+        flags = {"ignore_eos": ignore_eos, "keep_logits": keep_logits, "marker": marker}
         with self._checking():
-            ids = [] if isinstance(prompt, str) else checked_ids(prompt)
-            if not isinstance(prompt, str) and not ids:
-                raise InvalidArgumentError("the prompt is empty: give at least one token")
-            counts = {"max_tokens": max_tokens, "repeats": repeats, "warmup": warmup, "seed": seed, "top_k": top_k}
-            budget_s = checked_real("overhead_budget_s", overhead_budget_s)
-            if not 0.0 <= budget_s < float("inf"):  # NaN is not either
-                raise InvalidArgumentError(f"overhead_budget_s is {overhead_budget_s}: give seconds, 0 or more")
             options = _core.RunOptions(
-                prompt=checked_text(prompt, "the prompt") if isinstance(prompt, str) else "",
                 parse_special=True,
-                prompt_ids=ids,
-                ignore_eos=checked_flag("ignore_eos", ignore_eos),
-                temperature=checked_real("temperature", temperature),
-                top_p=checked_real("top_p", top_p),
-                overhead_budget_s=budget_s,
                 forced_ids=checked_ids(forced_ids, "forced_ids"),
-                keep_logits=checked_flag("keep_logits", keep_logits),
+                **checked_prompt(prompt, prompt_tokens, chat=chat),
                 **{name: checked_number(name, value) for name, value in counts.items()},
+                **{name: checked_real(name, value) for name, value in reals.items()},
+                **{name: checked_flag(name, value) for name, value in flags.items()},
             )
             checked_call("on_repetition", on_repetition)
         result = self._core.run(options, on_repetition)
@@ -257,6 +253,27 @@ class Profiler:
             self._folder = None
 
 
+def checked_prompt(prompt: str | Sequence[int] | None, prompt_tokens: int | None, *, chat: bool) -> dict[str, Any]:
+    """Returns the core's options for a prompt, of which one form has to be given."""
+    if (prompt is None) == (prompt_tokens is None):
+        raise InvalidArgumentError(
+            "no prompt: give a text, token ids or prompt_tokens"
+            if prompt is None
+            else "a prompt and prompt_tokens: give one of them"
+        )
+    if checked_flag("chat", chat) and not isinstance(prompt, str):
+        raise InvalidArgumentError("chat needs a prompt of text")
+    ids = [] if prompt is None or isinstance(prompt, str) else checked_ids(prompt)
+    if prompt is not None and not isinstance(prompt, str) and not ids:
+        raise InvalidArgumentError("the prompt is empty: give at least one token")
+    return {
+        "prompt": checked_text(prompt, "the prompt") if isinstance(prompt, str) else "",
+        "prompt_ids": ids,
+        "prompt_tokens": None if prompt_tokens is None else checked_number("prompt_tokens", prompt_tokens),
+        "chat": chat,
+    }
+
+
 def _metadata_json(metadata: Mapping[str, Any]) -> str:
     try:
         return json.dumps(dict(metadata), allow_nan=False)
@@ -332,6 +349,7 @@ def profile(
             output=output,
             metadata=metadata,
             log_bytes=log_bytes,
+            watch_switches=watch_switches,
             sensors=sensors,
             sensor_hz=sensor_hz,
         )

@@ -24,29 +24,20 @@ from melt_core.devices import Device, GateLimits, Measurement, connect
 from melt_core.errors import InvalidArgumentError
 from melt_core.models import resolve
 from melt_core.profiling.isolated import ProfileResult
-from melt_core.profiling.profiler import DEFAULT_LOG_BYTES, DEFAULT_SENSOR_HZ, Completion, Profiler, level_mask
+from melt_core.profiling.profiler import (
+    DEFAULT_LOG_BYTES,
+    DEFAULT_SENSOR_HZ,
+    Completion,
+    Profiler,
+    checked_prompt,
+    level_mask,
+)
 from melt_core.profiling.request import ProfileRequest
-from melt_core.runtime.checks import checked_ids, checked_path
+from melt_core.runtime.checks import checked_flag, checked_ids, checked_path
 from melt_core.runtime.mlc import MlcTokenizer, load_mlc_tokenizer, tvm_folders
 from melt_core.runtime.session import LLM, ModelInfo
 from melt_core.runtime.tokenizer import Tokenizer, load_tokenizer
 from melt_core.trace.storage import check_trace_output
-
-
-@dataclass(frozen=True)
-class RemoteOptions:
-    """How a model is to be loaded there; see `melt.load`."""
-
-    n_ctx: int = 2048
-    n_batch: int = 2048
-    n_ubatch: int = 512
-    n_threads: int | None = None
-    use_mmap: bool = True
-    check_tensors: bool = False
-    repack: bool = True
-    kv_type: str = "f16"
-    model_lib: str | None = None
-    runtime_path: str | None = None
 
 
 class RemoteLLM(LLM):
@@ -54,12 +45,12 @@ class RemoteLLM(LLM):
 
     device: Device
 
-    def __init__(self, device: Device, path: str, runtime: str, options: RemoteOptions, *, owns_device: bool) -> None:
-        """Use `melt.load`."""
+    def __init__(self, device: Device, request: ProfileRequest, *, owns_device: bool) -> None:
+        """Use `melt.load`; `request` says how each run is to load the model."""
         self.device = device
-        self.path = path
-        self.runtime = runtime
-        self.options = options
+        self.path = request.model
+        self.runtime = request.runtime
+        self.request = request
         self._owns_device = owns_device
         self._tokenizer: Tokenizer | None = None
 
@@ -79,8 +70,8 @@ class RemoteLLM(LLM):
         return self._words().decode(ids)
 
     def format_chat(self, messages: Sequence[tuple[str, str]]) -> str:
-        """Not on this side of the device: give `melt profile --chat`. Raises InvalidArgumentError."""
-        raise InvalidArgumentError("the chat format is applied on the device: use `melt profile --chat --device`")
+        """Not on this side of the device. Raises InvalidArgumentError."""
+        raise InvalidArgumentError("the chat format is applied on the device: give the message to run(..., chat=True)")
 
     def cancel(self) -> None:
         """Ctrl-C ends a run on a device. Raises InvalidArgumentError."""
@@ -108,18 +99,23 @@ class RemoteProfiler(Profiler):
         output: str | PathLike[str] | None,
         metadata: Mapping[str, Any] | None,
         log_bytes: int = DEFAULT_LOG_BYTES,
+        watch_switches: bool = True,
         sensors: str | Sequence[str] = "auto",
         sensor_hz: float = DEFAULT_SENSOR_HZ,
         limits: GateLimits | None = None,
     ) -> None:
         """Use `melt.profile`."""
         level_mask(levels)
-        self._sensors = (sensors,) if isinstance(sensors, str) else tuple(sensors)
-        self._sensor_hz = sensor_hz
         self._llm = llm
-        self._levels = (levels,) if isinstance(levels, str) else tuple(levels)
+        self._request = replace(
+            llm.request,
+            levels=(levels,) if isinstance(levels, str) else tuple(levels),
+            log_bytes=log_bytes,
+            watch_switches=checked_flag("watch_switches", watch_switches),
+            sensors=(sensors,) if isinstance(sensors, str) else tuple(sensors),
+            sensor_hz=sensor_hz,
+        )
         self._metadata = dict(metadata or {})
-        self._log_bytes = log_bytes
         self._limits = limits or GateLimits()
         self._folder = None
         if output is not None:
@@ -129,7 +125,7 @@ class RemoteProfiler(Profiler):
             self._path = str(Path(self._folder, "trace.melt"))
         self._trace = None
 
-    def run(self, prompt: str | Sequence[int], **options: Any) -> Completion:
+    def run(self, prompt: str | Sequence[int] | None = None, **options: Any) -> Completion:
         """Runs on the device, with the arguments and defaults of `Profiler.run`. A profile on a device holds one run.
 
         Raises:
@@ -144,18 +140,14 @@ class RemoteProfiler(Profiler):
         asked = {name: value for name, value in given.arguments.items() if name not in ("self", "prompt")}
         on_repetition = asked.pop("on_repetition")
         asked["forced_ids"] = tuple(checked_ids(asked["forced_ids"], "forced_ids"))
-        request = ProfileRequest(
-            model=self._llm.path,
+        checked_prompt(prompt, asked["prompt_tokens"], chat=asked["chat"])
+        is_text = prompt is None or isinstance(prompt, str)
+        request = replace(
+            self._request,
             output=self._path,
-            runtime=self._llm.runtime,
-            prompt=prompt if isinstance(prompt, str) else None,
-            prompt_ids=None if isinstance(prompt, str) else tuple(checked_ids(prompt)),
-            levels=self._levels,
-            log_bytes=self._log_bytes,
-            sensors=self._sensors,
-            sensor_hz=self._sensor_hz,
+            prompt=prompt if is_text else None,
+            prompt_ids=None if is_text else tuple(checked_ids(prompt)),
             **asked,
-            **asdict(self._llm.options),
         )
 
         def tell(event: dict[str, Any]) -> None:
@@ -167,6 +159,14 @@ class RemoteProfiler(Profiler):
         )
         self._trace = result.trace
         return Completion(result.output_ids, result.output_text, result.prompt_token_ids)
+
+    def sample_idle(self, seconds: float) -> None:
+        """Not by itself on a device. Raises InvalidArgumentError."""
+        raise InvalidArgumentError("on a device, idling is part of the run: give run(..., idle_s=SECONDS)")
+
+    def mark(self) -> None:
+        """Not by itself on a device. Raises InvalidArgumentError."""
+        raise InvalidArgumentError("on a device, the pulses are part of the run: give run(..., marker=True)")
 
     def finish(self) -> None:
         """Does nothing: the trace is complete when the run is."""
@@ -253,23 +253,34 @@ def load_remote(
     device: Device | str,
     *,
     runtime: str,
-    options: RemoteOptions,
+    options: Mapping[str, Any],
     on_progress: Callable[[float], None] | None,
 ) -> RemoteLLM:
-    """Brings the agent and the model to a device. Raises: as `profile_on_device` does."""
+    """Brings the agent and the model to a device.
+
+    Args:
+        model: As `melt.load` takes it.
+        device: A device, or its name.
+        runtime: Its name.
+        options: The other arguments of `melt.load` that say how.
+        on_progress: Called with 0..1.
+
+    Raises: as `profile_on_device` does.
+    """
     path = model if runtime == "synthetic" else fspath(resolve(model))
+    request = ProfileRequest(model=path, output="", runtime=runtime, **options)
     owns = isinstance(device, str)
     at = connect(device) if isinstance(device, str) else device
     try:
         at.bring(
             path,
             runtime=runtime,
-            runtime_path=_runtime_path(runtime, options.runtime_path, at),
-            model_lib=options.model_lib,
+            runtime_path=_runtime_path(runtime, request.runtime_path, at),
+            model_lib=request.model_lib,
             on_progress=on_progress,
         )
     except BaseException:
         if owns:
             at.close()
         raise
-    return RemoteLLM(at, path, runtime, options, owns_device=owns)
+    return RemoteLLM(at, request, owns_device=owns)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from inspect import signature
+from typing import Any
 
 from melt_core.errors import InvalidArgumentError
 from melt_core.profiling.profiler import DEFAULT_LOG_BYTES, DEFAULT_SENSOR_HZ
@@ -11,22 +14,13 @@ from melt_core.profiling.profiler import DEFAULT_LOG_BYTES, DEFAULT_SENSOR_HZ
 
 @dataclass(frozen=True)
 class ProfileRequest:
-    """Load one model, run it, write one trace.
+    """Load one model, run it, write one trace. Fields are the arguments of `melt.load`, `melt.profile` and `Profiler.run`.
 
     Attributes:
         model: Path of the model file, or a description for the synthetic runtime.
         output: Path of the trace to write.
         prompt: Text; None if `prompt_tokens` or `prompt_ids` is given.
-        chat: Whether `prompt` is a user's message, to be put into the model's chat format first.
-        prompt_tokens: So many seeded random token ids as the prompt; implies `ignore_eos`.
         prompt_ids: Token ids to replay.
-        sensors: As in `profile`.
-        idle_s: So long the sensors are read before the runs and after them, while nothing runs.
-        marker: Whether to make pulses of load before all that and after it, for an external power meter.
-        forced_ids: Output to replay, see `Profiler.run`.
-        keep_logits: Whether the trace is to hold what comparing logits needs.
-        model_lib: For the MLC runtime, the compiled model; None: the one in the model directory.
-        runtime_path: For the MLC runtime, where TVM's libraries lie; see `melt.load`.
     """
 
     model: str
@@ -59,10 +53,18 @@ class ProfileRequest:
     runtime_path: str | None = None
     overhead_budget_s: float = 1.0
     log_bytes: int = DEFAULT_LOG_BYTES
+    watch_switches: bool = True
     sensors: tuple[str, ...] = ("auto",)
     sensor_hz: float = DEFAULT_SENSOR_HZ
     idle_s: float = 0.0
     marker: bool = False
+
+    def arguments_for(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """Returns the fields that a function of the API takes, by name; `prompt_ids` as its prompt."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.prompt_ids is not None:
+            values["prompt"] = self.prompt_ids
+        return {name: values[name] for name in signature(function).parameters if name in values}
 
     def to_json(self) -> str:
         """Returns the request as one line of JSON."""

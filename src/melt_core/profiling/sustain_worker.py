@@ -1,45 +1,38 @@
 """The child process of `sustain`: loads once, runs prompts back to back into one trace, and looks at the sensors.
 
 In: a JSON line with the request and the ns run before. Out: ``{"event": "load"}``, ``{"event": "prompt", ...}`` and at
-the end ``{"event": "done", "stopped_by": why}`` or ``{"event": "error", ...}``, as `worker` does.
+the end ``{"event": "done", "stopped_by": why}`` or ``{"event": "error", ...}``, see `child`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
 from melt_core.errors import InvalidArgumentError
-from melt_core.profiling.profiler import profile
+from melt_core.profiling.child import Send, serve
+from melt_core.profiling.profiler import Profiler
 from melt_core.profiling.sustain import SustainRequest, stop_reason
-from melt_core.profiling.worker import load_model, model_file_metadata, prompt_of, serve
+from melt_core.profiling.worker import load_model, start_profile
 from melt_core.runtime.machine import sensors
 from melt_core.trace.tail import TraceTail
 from melt_core.units import NS_PER_S
 
 
-def execute(line: str, send: Any) -> dict[str, Any]:
+def execute(line: str, send: Send) -> dict[str, Any]:
     """Runs until the minutes asked are over, or until a sensor says stop; returns why it ended."""
     asked = json.loads(line)
     request = SustainRequest.from_json(asked["request"])
     _check_sensors(request)
     wanted = request.profile
     with load_model(wanted, send) as llm:
-        prompt = prompt_of(wanted, llm)
-        recording = profile(
-            llm,
-            levels=wanted.levels,
-            output=wanted.output,
-            metadata={"model_file": model_file_metadata(wanted), "sustain": {"minutes": request.minutes}},
-            log_bytes=wanted.log_bytes,
-            sensors=wanted.sensors,
-            sensor_hz=wanted.sensor_hz,
-        )
+        recording = start_profile(wanted, llm, sustain={"minutes": request.minutes})
         try:
             if wanted.idle_s:
                 recording.sample_idle(wanted.idle_s)
-            ended = _prompts(request, recording, prompt, asked["done_ns"], send)
+            ended = _prompts(request, recording, asked["done_ns"], send)
             if wanted.idle_s and ended == "time":
                 recording.sample_idle(wanted.idle_s)
         finally:
@@ -48,22 +41,11 @@ def execute(line: str, send: Any) -> dict[str, Any]:
     return {"stopped_by": ended}
 
 
-def _prompts(request: SustainRequest, recording: Any, prompt: Any, done_ns: int, send: Any) -> str:
-    wanted = request.profile
-    tail = TraceTail(wanted.output)
+def _prompts(request: SustainRequest, recording: Profiler, done_ns: int, send: Send) -> str:
+    once = replace(request.profile, repeats=1, warmup=0, overhead_budget_s=0.0, idle_s=0.0)
+    tail = TraceTail(once.output)
     while True:
-        recording.run(
-            prompt,
-            max_tokens=wanted.max_tokens,
-            temperature=wanted.temperature,
-            top_k=wanted.top_k,
-            top_p=wanted.top_p,
-            seed=wanted.seed,
-            ignore_eos=wanted.ignore_eos or wanted.prompt_tokens is not None,
-            repeats=1,
-            warmup=0,
-            overhead_budget_s=0.0,
-        )
+        recording.run(**once.arguments_for(Profiler.run))
         ran_ns = done_ns + tail.ns_run()
         send("prompt", seconds=ran_ns / NS_PER_S, of=request.duration_ns / NS_PER_S)
         reason = stop_reason(request, tail.latest())

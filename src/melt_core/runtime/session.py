@@ -195,11 +195,11 @@ def load(
     options: dict[str, Any] = {name: checked_number(name, value) for name, value in sizes.items()}
     options |= {name: checked_flag(name, value) for name, value in flags.items()}
     if device != "local":
-        from melt_core.profiling.remote import RemoteOptions, load_remote  # only here does loading lead to profiling
+        from melt_core.profiling.remote import load_remote  # only here does loading lead to profiling
 
         options["n_threads"] = n_threads  # None: one for each CPU of the device
-        remote = RemoteOptions(**options, kv_type=kv_type, model_lib=library, runtime_path=runtime_path)
-        return load_remote(path, device, runtime=runtime, options=remote, on_progress=on_progress)
+        options |= {"kv_type": kv_type, "model_lib": library, "runtime_path": runtime_path}
+        return load_remote(path, device, runtime=runtime, options=options, on_progress=on_progress)
     is_mlc = runtime == "mlc"
     path = path if runtime == "synthetic" else fspath(resolve(path))
     session = _core.Session(

@@ -7,7 +7,6 @@ module can neither climb out of a folder on the device nor, joined to a folder o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from melt_core.errors import InvalidArgumentError
 
@@ -78,10 +77,6 @@ class RemotePath:
     def on_device(self, work_dir: str) -> str:
         """Returns the absolute path on the device; as it begins with a slash, no program takes it for an option."""
         return "/".join((work_dir.rstrip("/"), *self.parts)) or "/"
-
-    def on_host(self, folder: Path) -> Path:
-        """Returns where it belongs below a folder of the host."""
-        return folder.joinpath(*self.parts)
 
 
 def _check_part(part: str) -> None:
