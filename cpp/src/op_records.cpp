@@ -137,11 +137,26 @@ std::vector<OpRecordWriter::ThreadLog> OpRecordWriter::thread_logs(const OpRecor
   return logs;
 }
 
+/// When a group was over for all threads: as those saw it that waited for the others. Without a barrier, or where the
+/// last came as soon as the others looked, it is the latest end that was read.
+std::uint64_t OpRecordWriter::group_end_of(const std::vector<ThreadLog>& logs, std::uint32_t group) {
+  std::uint64_t released = 0, ended = 0;
+  for (const ThreadLog& log : logs) {
+    released = std::max(released, log.head[1 + group].released);
+    ended = std::max(ended, log.head[1 + group].ticks);
+  }
+  return released != 0 ? released : ended;
+}
+
 /// When a thread began a group, ended it, and left the barrier: by its counter entries if it made any, which then are
 /// part of its wait; else by the stamps of all threads.
 OpRecordWriter::Span OpRecordWriter::span_of(const OpRecorder& recorder, const ThreadLog& log, std::uint32_t group,
                                              std::uint64_t group_start, std::uint64_t group_end) {
-  Span span{group == 0 ? log.head->ticks : group_start, log.head[1 + group].ticks, group_end, nullptr, nullptr};
+  const std::uint64_t start = group == 0 ? log.head->ticks : group_start;
+  const std::uint64_t ticks = log.head[1 + group].ticks;
+  // Threads see the end of a group some ns apart: one that had nothing to do in the next may have left it before that.
+  const std::uint64_t end = std::max(start, ticks == 0 ? group_end : std::min(ticks, group_end));
+  Span span{start, end, std::max(group_end, end), nullptr, nullptr};
   if (log.entries == nullptr)
     return span;
   const std::uint64_t* before = log.entries + static_cast<std::size_t>(group) * recorder.entry_words();
@@ -149,7 +164,7 @@ OpRecordWriter::Span OpRecordWriter::span_of(const OpRecorder& recorder, const T
   if (before[0] == 0 || after[0] == 0)
     return span;
   span.start = std::min(before[0], span.end);
-  span.wait_end = std::max(group_end, after[0]);
+  span.wait_end = std::max(span.wait_end, after[0]);
   span.before = before + 1;
   span.after = after + 1;
   return span;
@@ -164,9 +179,7 @@ std::uint64_t OpRecordWriter::append_ops(const OpRecorder& recorder, const Logge
     n_groups = std::min(n_groups, log.head->first_node);
   std::uint64_t group_start = 0;  // of all threads but in the first group, where each has its own
   for (std::uint32_t i = 0; i < n_groups; ++i) {
-    std::uint64_t group_end = 0;
-    for (const ThreadLog& log : logs)
-      group_end = std::max(group_end, log.head[1 + i].ticks);
+    const std::uint64_t group_end = std::max(group_start, group_end_of(logs, i));
     const bool is_last = i + 1 == graph.n_groups;
     OpRecord record{};
     record.op = topology.op_of_node.at(logs[0].head[1 + i].first_node);

@@ -87,14 +87,16 @@ void OpRecorder::graph_end(unsigned n_threads, std::uint64_t begin_ticks, std::u
     lost_.n_records += std::uint64_t{stamped} + dropped;
     return;
   }
-  if (current_.topology == kNone || dropped > 0 || slots_used_ == thread_slots_) {
+  // Where a thread is not seen, it may have been the last, and the end of its group is not known.
+  const bool is_whole = n == n_threads && dropped == 0 && slots_used_ < thread_slots_;
+  if (current_.topology == kNone || !is_whole) {
     current_.offset = kNoStamps;
     current_.n_dropped = stamped + dropped;
   } else {
     current_.offset = slots_used_;
     current_.n_dropped = 0;
     for (unsigned i = 0; i < n; ++i) {
-      log_[slot(i, slots_used_)] = {thread_stamps_[i].thread_begin, thread_stamps_[i].count, 0};
+      log_[slot(i, slots_used_)] = {thread_stamps_[i].thread_begin, 0, thread_stamps_[i].count, 0};
       clear_unread_counters(i);
     }
     slots_used_ += most + std::size_t{1};

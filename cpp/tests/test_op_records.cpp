@@ -43,8 +43,8 @@ std::string metadata(std::size_t n_nodes, bool aborted) {
   recorder.begin_run(1, 2);
   recorder.graph_begin(0);
   recorder.thread_stamps()[0].thread_begin = 10;
-  melt_stamp_group(recorder.thread_stamps(), 20, 0, 1);
-  melt_stamp_group(recorder.thread_stamps(), 30, 2, 2);
+  melt_stamp_group(recorder.thread_stamps(), 20, 0, 0, 1);
+  melt_stamp_group(recorder.thread_stamps(), 30, 0, 2, 2);
   recorder.graph_end(1, 10, 30, aborted);
 
   std::vector<std::uint8_t> bytes;

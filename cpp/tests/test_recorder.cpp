@@ -14,7 +14,7 @@ void graph(OpRecorder& recorder, std::uint64_t begin, std::uint32_t groups, unsi
   for (unsigned thread = 0; thread < threads; ++thread) {
     recorder.thread_stamps()[thread].thread_begin = begin;
     for (std::uint32_t i = 0; i < groups; ++i)
-      melt_stamp_group(&recorder.thread_stamps()[thread], begin + i + 1, i, i);
+      melt_stamp_group(&recorder.thread_stamps()[thread], begin + i + 1, 0, i, i);
   }
   recorder.graph_end(threads, begin, begin + groups + 1, false);
 }
@@ -46,8 +46,8 @@ TEST_CASE("threads of an aborted graph stamp different numbers of groups, and th
   recorder.begin_run(2, 8);
   recorder.graph_begin(0);
   for (std::uint32_t i = 0; i < 5; ++i)
-    melt_stamp_group(&recorder.thread_stamps()[1], 10 + i, i, i);
-  melt_stamp_group(&recorder.thread_stamps()[0], 10, 0, 0);
+    melt_stamp_group(&recorder.thread_stamps()[1], 10 + i, 0, i, i);
+  melt_stamp_group(&recorder.thread_stamps()[0], 10, 0, 0, 0);
   recorder.graph_end(2, 0, 20, true);
   graph(recorder, 100, 2, 2);
   const LoggedGraph& aborted = recorder.graphs()[0];
@@ -76,6 +76,19 @@ TEST_CASE("a full log drops whole graphs and counts their ops, of all threads") 
   CHECK(recorder.lost().n_graphs + recorder.graphs().size() == 4);
 }
 
+TEST_CASE("a graph that more threads computed than are recorded is dropped whole") {
+  OpRecorder recorder(2, {});
+  recorder.begin_run(1, 4);
+  graph(recorder, 0, 4, 2);
+  recorder.graph_begin(0);
+  melt_stamp_group(&recorder.thread_stamps()[0], 0, 0, 0, 0);
+  melt_stamp_group(&recorder.thread_stamps()[1], 0, 0, 0, 0);
+  recorder.graph_end(3, 100, 110, false);
+  CHECK(recorder.graphs()[0].n_dropped == 0);
+  CHECK(recorder.graphs()[1].offset == kNoStamps);
+  CHECK(recorder.graphs()[1].n_dropped == 2);
+}
+
 TEST_CASE("a log without room for a single stamp drops everything") {
   OpRecorder recorder(2, {1});
   recorder.begin_run(2, 10);
@@ -92,7 +105,7 @@ void counted_graph(OpRecorder& recorder, unsigned n_read) {
     melt_thread_stamps& stamps = recorder.thread_stamps()[thread];
     for (unsigned boundary = 0; boundary <= 3; ++boundary) {
       if (boundary > 0)
-        melt_stamp_group(&stamps, boundary, boundary, boundary);
+        melt_stamp_group(&stamps, boundary, 0, boundary, boundary);
       if (stamps.counters != nullptr && (thread != 1 || boundary < n_read))
         melt_count(stamps.counters);
     }

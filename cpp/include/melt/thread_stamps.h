@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What the hot path writes: one 16-byte stamp per executed group and thread, when the kernel ends and before the
- * barrier. Plain C, because the patch of ggml-cpu.c (third_party/patches/llama.cpp/0002) includes it.
+ * What the hot path writes: one 24-byte stamp per executed group and thread. Plain C, because the patch of ggml-cpu.c
+ * (third_party/patches/llama.cpp/0002) includes it.
  *
- * One stamp is enough. All threads leave a group's barrier together, at the latest end of any of them, so
- *   start(n)     = max over threads of end(n-1)      (thread_begin for the first group)
+ * A group ends for all threads at once, at a barrier. Who waits there has time to read the counter: on arrival, and
+ * while it waits. Who arrives last keeps the others waiting and reads nothing: it ended when the group did.
+ *   group_end(n) = max over threads of released(n); if nobody waited, max over threads of ticks(n)
+ *   start(n)     = group_end(n-1)                     (thread_begin for the first group)
+ *   end_i(n)     = ticks_i(n), or group_end(n) if that is 0
  *   compute_i(n) = end_i(n) - start(n)
- *   wait_i(n)    = max over threads of end(n) - end_i(n)   (on thread 0 until thread_end for the last group)
+ *   wait_i(n)    = group_end(n) - end_i(n)            (on thread 0 until thread_end for the last group)
  */
 #ifndef MELT_THREAD_STAMPS_H
 #define MELT_THREAD_STAMPS_H
@@ -35,7 +38,8 @@ static inline uint64_t melt_ticks(void) {
 }
 
 struct melt_stamp {
-  uint64_t ticks;      /* when this thread finished the group's kernel */
+  uint64_t ticks;      /* when this thread had finished the group's kernel; 0: it was the last to */
+  uint64_t released;   /* its last reading before it saw that all had; 0: it did not wait */
   uint32_t first_node; /* index of the group's first node in the graph */
   uint32_t last_node;  /* and of its last: the same unless ops were fused */
 };
@@ -77,11 +81,12 @@ struct __attribute__((aligned(64))) melt_thread_stamps {
 };
 
 /* Stamps a group: the only place where one is written, or counted as lost. */
-static inline void melt_stamp_group(struct melt_thread_stamps* to, uint64_t ticks, uint32_t first_node,
-                                    uint32_t last_node) {
+static inline void melt_stamp_group(struct melt_thread_stamps* to, uint64_t ticks, uint64_t released,
+                                    uint32_t first_node, uint32_t last_node) {
   if (to->count < to->capacity) {
     struct melt_stamp* stamp = to->stamps + to->count++;
     stamp->ticks = ticks;
+    stamp->released = released;
     stamp->first_node = first_node;
     stamp->last_node = last_node;
   } else {

@@ -194,7 +194,7 @@ class SyntheticSession final : public Session, public OpTruthLog {
 
   void stamp(melt_thread_stamps& stamps, std::uint64_t ticks, std::uint32_t group) const noexcept {
     const NodeRange nodes = model_.nodes(group);
-    melt_stamp_group(&stamps, ticks, nodes.first, nodes.second);
+    melt_stamp_group(&stamps, ticks, 0, nodes.first, nodes.second);
   }
 
   void run_simulated(std::size_t n_tokens) {

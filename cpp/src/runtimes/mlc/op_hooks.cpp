@@ -81,7 +81,7 @@ void OpHooks::end(bool aborted) noexcept {
 }
 
 void OpHooks::stamp(std::uint64_t ticks, std::uint32_t node) noexcept {
-  melt_stamp_group(stamps_, ticks, node, node);
+  melt_stamp_group(stamps_, ticks, 0, node, node);
   __builtin_prefetch(stamps_->stamps + stamps_->count + kPrefetchedStamps - 1, 1);
 }
 
