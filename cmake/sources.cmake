@@ -181,6 +181,7 @@ set(MELT_TEST_SOURCES
 set(MELT_LLAMA_CPP_TEST_SOURCES
   cpp/tests/test_liveness.cpp
   cpp/tests/test_op_cost.cpp
+  cpp/tests/test_op_hooks.cpp
   cpp/tests/test_patches.cpp
 )
 

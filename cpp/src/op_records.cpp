@@ -110,6 +110,8 @@ void OpRecordWriter::append_graph(const OpRecorder& recorder, const LoggedGraph&
   record.token = token_row;
   record.n_threads = static_cast<std::uint16_t>(graph.n_threads);
   record.flags = graph.aborted ? kGraphAborted : 0;
+  if (topology.number != kNone && ends_were_seen(thread_logs(recorder, graph)))
+    record.flags |= kGraphEndsSeen;
   record.n_groups = graph.n_groups;
   record.n_dropped = graph.n_dropped;
   record.start_ns = calibration_.to_ns(graph.begin_ticks);
@@ -137,8 +139,14 @@ std::vector<OpRecordWriter::ThreadLog> OpRecordWriter::thread_logs(const OpRecor
   return logs;
 }
 
-/// When a group was over for all threads: as those saw it that waited for the others. Without a barrier, or where the
-/// last came as soon as the others looked, it is the latest end that was read.
+/// Whether the last thread at a barrier left its reading out: one of them was the last at the first.
+bool OpRecordWriter::ends_were_seen(const std::vector<ThreadLog>& logs) {
+  return std::any_of(logs.begin(), logs.end(),
+                     [](const ThreadLog& log) { return log.head->first_node > 0 && log.head[1].ticks == 0; });
+}
+
+/// When a group was over for all threads: at the latest end; if the last thread did not read it, when the others saw
+/// it.
 std::uint64_t OpRecordWriter::group_end_of(const std::vector<ThreadLog>& logs, std::uint32_t group) {
   std::uint64_t released = 0, ended = 0;
   for (const ThreadLog& log : logs) {

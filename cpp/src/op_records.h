@@ -53,6 +53,7 @@ class OpRecordWriter {
     const std::uint64_t* before;  ///< counter entries at both ends; null: not read
     const std::uint64_t* after;
   };
+  static bool ends_were_seen(const std::vector<ThreadLog>& logs);
   static std::uint64_t group_end_of(const std::vector<ThreadLog>& logs, std::uint32_t group);
   std::vector<ThreadLog> thread_logs(const OpRecorder& recorder, const LoggedGraph& graph) const;
   static Span span_of(const OpRecorder& recorder, const ThreadLog& log, std::uint32_t group, std::uint64_t group_start,

@@ -59,7 +59,8 @@ std::vector<std::int32_t> checked_prompt(const RunOptions& options, const Sessio
                                       : options.prompt_ids;
   require(!ids.empty(), "the prompt is empty: give at least one token");
   require(ids.size() < info.n_ctx, "the prompt has " + std::to_string(ids.size()) + " tokens, but the context holds " +
-                                       std::to_string(info.n_ctx) + ": shorten it or raise the context length (n_ctx, --ctx)");
+                                       std::to_string(info.n_ctx) +
+                                       ": shorten it or raise the context length (n_ctx, --ctx)");
   for (const std::vector<std::int32_t>* given : {&std::as_const(ids), &options.forced_ids}) {
     for (const std::int32_t id : *given)
       require(id >= 0 && static_cast<std::uint32_t>(id) < info.n_vocab,

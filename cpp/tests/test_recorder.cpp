@@ -78,7 +78,7 @@ TEST_CASE("a full log drops whole graphs and counts their ops, of all threads") 
 
 TEST_CASE("a graph that more threads computed than are recorded is dropped whole") {
   OpRecorder recorder(2, {});
-  recorder.begin_run(1, 4);
+  recorder.begin_run(2, 4);
   graph(recorder, 0, 4, 2);
   recorder.graph_begin(0);
   melt_stamp_group(&recorder.thread_stamps()[0], 0, 0, 0, 0);
@@ -87,6 +87,23 @@ TEST_CASE("a graph that more threads computed than are recorded is dropped whole
   CHECK(recorder.graphs()[0].n_dropped == 0);
   CHECK(recorder.graphs()[1].offset == kNoStamps);
   CHECK(recorder.graphs()[1].n_dropped == 2);
+}
+
+TEST_CASE("all threads read the counter unless that would take more than its share of the same graph before") {
+  OpRecorder recorder(2, {});
+  recorder.begin_run(4, 100);
+  const auto run = [&](std::uint32_t topology, std::uint64_t took_ticks) {
+    recorder.graph_begin(topology);
+    for (std::uint32_t i = 0; i < 100; ++i)
+      melt_stamp_group(&recorder.thread_stamps()[0], i, 0, i, i);
+    recorder.graph_end(1, 0, took_ticks, false);
+  };
+  CHECK(recorder.can_read_all(0));  // not known yet
+  run(0, 1000);
+  CHECK_FALSE(recorder.can_read_all(0));
+  CHECK(recorder.can_read_all(1));  // another graph
+  run(0, std::uint64_t{1} << 40);
+  CHECK(recorder.can_read_all(0));
 }
 
 TEST_CASE("a log without room for a single stamp drops everything") {

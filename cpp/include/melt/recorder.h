@@ -63,6 +63,8 @@ constexpr std::size_t kNoStamps = static_cast<std::size_t>(-1);
 struct RecorderLimits {
   std::size_t log_bytes = std::size_t{1} << 28;  ///< stamps and counters of one run, all threads
   bool watch_switches = true;                    ///< note when a computing thread loses its processor
+  /// Of a graph's time: where readings of the counter take more, the last thread at each barrier leaves its own out.
+  double most_reading_ratio = 0.001;
 };
 
 /// Runtimes round the positions that a graph attends to up to this, so that one topology serves as many tokens.
@@ -105,6 +107,9 @@ class OpRecorder {
   melt_thread_stamps* thread_stamps() noexcept { return thread_stamps_.data(); }
   unsigned n_threads() const noexcept { return static_cast<unsigned>(thread_stamps_.size()); }
   void set_token(std::uint32_t token) noexcept { token_ = token; }
+  /// Whether each thread can read the counter at each barrier of a graph without being felt, going by how long the same
+  /// topology took just before.
+  bool can_read_all(std::uint32_t topology) const noexcept;
   /// Points the threads' stamps behind what their logs hold. Call before any thread stamps.
   void graph_begin(std::uint32_t topology) noexcept;
   /// For a runtime that knows only in the end which topology it was: replaces what graph_begin() was given.
@@ -153,7 +158,8 @@ class OpRecorder {
   ThreadWatch* watch_ = nullptr;
   std::vector<LoggedGraph> graphs_;
   std::vector<HostEvent> host_events_;
-  LoggedGraph current_{};
+  LoggedGraph current_{};  ///< or the last one
+  double reading_ticks_;   ///< what a reading of the counter takes
   std::uint32_t token_ = 0;
   LostGraphs lost_;
   std::size_t max_groups_seen_ = 0;

@@ -2,13 +2,12 @@
  * What the hot path writes: one 24-byte stamp per executed group and thread. Plain C, because the patch of ggml-cpu.c
  * (third_party/patches/llama.cpp/0002) includes it.
  *
- * A group ends for all threads at once, at a barrier. Who waits there has time to read the counter: on arrival, and
- * while it waits. Who arrives last keeps the others waiting and reads nothing: it ended when the group did.
- *   group_end(n) = max over threads of released(n); if nobody waited, max over threads of ticks(n)
- *   start(n)     = group_end(n-1)                     (thread_begin for the first group)
- *   end_i(n)     = ticks_i(n), or group_end(n) if that is 0
+ * One reading is enough. All threads leave a group's barrier together, at the latest end of any of them, so
+ *   start(n)     = group_end(n-1)                      (thread_begin for the first group)
  *   compute_i(n) = end_i(n) - start(n)
- *   wait_i(n)    = group_end(n) - end_i(n)            (on thread 0 until thread_end for the last group)
+ *   wait_i(n)    = group_end(n) - end_i(n)             (on thread 0 until thread_end for the last group)
+ * where end_i(n) = ticks_i(n), and group_end(n) is the latest of them. Where a reading would be felt, the thread that
+ * keeps the others waiting leaves its own out: it ended when the group did, at the latest `released` of those.
  */
 #ifndef MELT_THREAD_STAMPS_H
 #define MELT_THREAD_STAMPS_H
@@ -38,8 +37,8 @@ static inline uint64_t melt_ticks(void) {
 }
 
 struct melt_stamp {
-  uint64_t ticks;      /* when this thread had finished the group's kernel; 0: it was the last to */
-  uint64_t released;   /* its last reading before it saw that all had; 0: it did not wait */
+  uint64_t ticks;      /* when this thread had finished the group's kernel; 0: not read, it was the last to */
+  uint64_t released;   /* its last reading before it saw that all had; 0: it did not look */
   uint32_t first_node; /* index of the group's first node in the graph */
   uint32_t last_node;  /* and of its last: the same unless ops were fused */
 };

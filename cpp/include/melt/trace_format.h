@@ -92,6 +92,7 @@ constexpr std::uint16_t kRunWarmup = 1 << 0;        // RunRecord.flags
 constexpr std::uint16_t kTokenEndOfText = 1 << 0;   // TokenRecord.flags: generated, but not part of the output
 constexpr std::uint16_t kTokenCut = 1 << 1;         // the step was cancelled or failed: no token (id -1), no duration
 constexpr std::uint16_t kGraphAborted = 1 << 0;     // GraphRecord.flags: cancelled between two ops
+constexpr std::uint16_t kGraphEndsSeen = 1 << 1;    // ends of ops are those that waiting threads saw
 constexpr std::uint16_t kOpSwitched = 1 << 0;       // OpRecord.flags: this thread lost its processor within the op
 constexpr std::uint16_t kOpMigrated = 1 << 1;       // OpRecord.flags: and went on on another one
 constexpr std::uint16_t kOpPeerDisturbed = 1 << 2;  // OpRecord.flags: so it went for another thread of the same group
@@ -146,7 +147,7 @@ struct GraphRecord {
   std::uint32_t topology;  // equal numbers: equal op definitions
   std::uint32_t token;     // row of the tokens table that it served; kNone outside a step
   std::uint16_t n_threads;
-  std::uint16_t flags;      // kGraphAborted
+  std::uint16_t flags;      // kGraphAborted, kGraphEndsSeen
   std::uint32_t n_groups;   // groups executed
   std::uint32_t n_dropped;  // op records lost, over all threads
   std::uint32_t reserved;

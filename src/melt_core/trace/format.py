@@ -29,6 +29,7 @@ RUN_WARMUP: Final = 1 << 0
 TOKEN_END_OF_TEXT: Final = 1 << 0
 TOKEN_CUT: Final = 1 << 1
 GRAPH_ABORTED: Final = 1 << 0
+GRAPH_ENDS_SEEN: Final = 1 << 1
 OP_SWITCHED: Final = 1 << 0
 OP_MIGRATED: Final = 1 << 1
 OP_PEER_DISTURBED: Final = 1 << 2

@@ -14,6 +14,7 @@ from melt_core.trace.context import ContextColumn
 from melt_core.trace.counters import CounterKind, counter_names, disturbed_source
 from melt_core.trace.format import (
     GRAPH_ABORTED,
+    GRAPH_ENDS_SEEN,
     NONE,
     RECORDS,
     RUN_WARMUP,
@@ -114,10 +115,14 @@ def tokens(trace: Trace) -> Table:
 
 
 def graphs(trace: Trace) -> Table:
-    """One row per executed graph; `token` is a row of the tokens table."""
+    """One row per executed graph; `token` is a row of the tokens table.
+
+    `ends_seen`: ends of its ops are those that the waiting threads saw, each right to some 0.2 us; else they were read.
+    """
     parts = _parts(trace, ChunkKind.GRAPHS)
     columns = _fields(parts, "topology", "token", "n_threads", missing={"token": NONE, "topology": NONE})
     columns["aborted"] = _flag(parts, GRAPH_ABORTED)
+    columns["ends_seen"] = _flag(parts, GRAPH_ENDS_SEEN)
     return _table(parts, columns | _fields(parts, "n_groups", "n_dropped", "start_ns", "duration_ns"))
 
 

@@ -2,8 +2,8 @@
  * The hook that third_party/patches/llama.cpp/0002-cpu-op-hooks.patch builds into ggml-cpu's node loop, and that
  * op_hooks.cpp serves. Plain C: ggml-cpu.c includes it.
  *
- * Cost when off: two predicted branches per group. When on: one counter read and one 16-byte store per group and
- * thread, before the barrier (benchmarks/bench_overhead.py).
+ * Cost when off: two predicted branches per group. When on: one counter read and one 24-byte store per group and
+ * thread, before the barrier; without last_reads only those threads read that wait (benchmarks/bench_overhead.py).
  */
 #ifndef MELT_GGML_HOOK_H
 #define MELT_GGML_HOOK_H
@@ -19,6 +19,7 @@ struct ggml_cgraph;
 struct ggml_melt_hook {
   struct melt_thread_stamps* threads; /* one for each thread index */
   int n_threads;
+  int last_reads; /* whether the thread that comes last to a barrier reads the counter too; graph_begin may set it */
   void* user;
   uint64_t begin_ticks; /* when the calling thread, having woken the others, went into the node loop */
   uint64_t end_ticks;   /* when it was out of it again */

@@ -69,6 +69,7 @@ std::size_t OpHooks::groups_hint() const noexcept {
 void OpHooks::on_graph_begin(void* user, const ggml_cgraph* graph) {
   OpHooks& self = *static_cast<OpHooks*>(user);
   const std::uint32_t slot = self.topologies_.slot_of(graph);
+  self.hook_.last_reads = self.recorder_->can_read_all(slot) ? 1 : 0;
   self.recorder_->graph_begin(slot);
 }
 
