@@ -2,6 +2,7 @@
 // The measured procedure.
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <memory>
 #include <optional>
@@ -94,10 +95,15 @@ RunOptions make_options(const std::string& prompt, bool parse_special, bool chat
 }  // namespace
 
 void bind_profiler(py::module_& m) {
-  py::dict levels;
-  for (const LevelName& each : kLevelNames)
-    levels[each.name] = each.level;
-  m.attr("LEVELS") = levels;
+  m.def(
+      "levels",
+      [] {
+        py::typing::Dict<py::str, py::int_> levels;
+        for (const LevelName& each : kLevelNames)
+          levels[each.name] = each.level;
+        return levels;
+      },
+      "What can be recorded, and its bit in the mask.");
 
   py::class_<RunOptions>(m, "RunOptions", "What a run is to do.")
       .def(py::init(&make_options), py::kw_only(), py::arg("prompt"), py::arg("parse_special"), py::arg("chat"),

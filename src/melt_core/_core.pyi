@@ -4,7 +4,7 @@ The compiled core of melt_core. Private: use the names in melt_core.
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['AbsentCeiling', 'Ceiling', 'CeilingKind', 'CeilingResult', 'DeviceMemory', 'GgufHeader', 'GgufTensor', 'LEVEL_COUNTERS', 'LEVEL_MEMORY', 'LEVEL_OPS', 'LEVEL_TOKENS', 'MemoryForecast', 'MemoryPart', 'ModelInfo', 'Profiler', 'RunOptions', 'RunResult', 'Session', 'Tokenizer', 'build_json', 'counter_is_invariant', 'counters_json', 'device_json', 'device_memory', 'error_kinds', 'measure_ceilings', 'predict_memory', 'read_gguf', 'record_layouts', 'runtime_details', 'runtime_names', 'sensor_names', 'sensors_json']
+__all__: list[str] = ['AbsentCeiling', 'Ceiling', 'CeilingKind', 'CeilingResult', 'DeviceMemory', 'GgufHeader', 'GgufTensor', 'MemoryForecast', 'MemoryPart', 'ModelInfo', 'Profiler', 'RunOptions', 'RunResult', 'Session', 'Tokenizer', 'build_json', 'counter_is_invariant', 'counters_json', 'device_json', 'device_memory', 'error_kinds', 'levels', 'measure_ceilings', 'predict_memory', 'read_gguf', 'record_layouts', 'runtime_details', 'runtime_names', 'sensor_names', 'sensors_json']
 class MemoryPart:
     """
     What a session holds of one kind in one kind of buffer.
@@ -180,7 +180,7 @@ class RunOptions:
     """
     What a run is to do.
     """
-    def __init__(self, *, prompt: str, parse_special: bool, prompt_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], max_tokens: typing.SupportsInt | typing.SupportsIndex, ignore_eos: bool, repeats: typing.SupportsInt | typing.SupportsIndex, warmup: typing.SupportsInt | typing.SupportsIndex, temperature: typing.SupportsFloat | typing.SupportsIndex, top_k: typing.SupportsInt | typing.SupportsIndex, top_p: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, overhead_budget_s: typing.SupportsFloat | typing.SupportsIndex, forced_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], keep_logits: bool) -> None:
+    def __init__(self, *, prompt: str, parse_special: bool, chat: bool, prompt_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], prompt_tokens: typing.SupportsInt | typing.SupportsIndex | None, max_tokens: typing.SupportsInt | typing.SupportsIndex, ignore_eos: bool, repeats: typing.SupportsInt | typing.SupportsIndex, warmup: typing.SupportsInt | typing.SupportsIndex, temperature: typing.SupportsFloat | typing.SupportsIndex, top_k: typing.SupportsInt | typing.SupportsIndex, top_p: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, overhead_budget_s: typing.SupportsFloat | typing.SupportsIndex, forced_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], keep_logits: bool, idle_s: typing.SupportsFloat | typing.SupportsIndex, marker: bool) -> None:
         ...
 class RunResult:
     """
@@ -362,6 +362,10 @@ def error_kinds() -> dict[str, int]:
     """
     Name -> number of each kind, so that a test can compare them with melt_core.errors.
     """
+def levels() -> dict[str, int]:
+    """
+    What can be recorded, and its bit in the mask.
+    """
 def measure_ceilings(*, thread_counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], pin_threads: bool, huge_pages: bool, sequential_reads: bool, measurement_s: typing.SupportsFloat | typing.SupportsIndex, max_memory_bytes: typing.SupportsInt | typing.SupportsIndex, on_progress: collections.abc.Callable[[str, float], None] | None) -> CeilingResult:
     """
     Measures bandwidth and arithmetic ceilings with the GIL released. What on_progress raises ends it.
@@ -394,7 +398,3 @@ def sensors_json() -> str:
     """
     What each of them finds on this machine, or why it is absent: a JSON array.
     """
-LEVEL_COUNTERS: int = 8
-LEVEL_MEMORY: int = 4
-LEVEL_OPS: int = 2
-LEVEL_TOKENS: int = 1

@@ -75,7 +75,7 @@ def test_random_tokens_are_those_of_the_seed(llm: melt.LLM) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "no prompt"),
+        ({}, "the prompt is None"),
         ({"prompt": "x", "prompt_tokens": 3}, "one of them"),
         ({"prompt_tokens": 3, "chat": True}, "chat needs a prompt of text"),
         ({"prompt": [1], "chat": True}, "chat needs a prompt of text"),

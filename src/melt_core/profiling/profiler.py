@@ -40,7 +40,7 @@ from melt_core.trace import Trace
 from melt_core.trace.storage import check_trace_output
 
 #: What can be recorded; each level includes what it needs of the others.
-LEVELS: Mapping[str, int] = _core.LEVELS
+LEVELS: Mapping[str, int] = _core.levels()
 
 #: Room for the ops of one run, all threads, in memory. Beyond it graphs are dropped, and counted.
 DEFAULT_LOG_BYTES = 1 << 28
@@ -160,14 +160,12 @@ class Profiler:
         reals = {"temperature": temperature, "top_p": top_p, "overhead_budget_s": overhead_budget_s, "idle_s": idle_s}
         flags = {"ignore_eos": ignore_eos, "keep_logits": keep_logits, "marker": marker}
         with self._checking():
-            options = _core.RunOptions(
-                parse_special=True,
-                forced_ids=checked_ids(forced_ids, "forced_ids"),
-                **checked_prompt(prompt, prompt_tokens, chat=chat),
-                **{name: checked_number(name, value) for name, value in counts.items()},
-                **{name: checked_real(name, value) for name, value in reals.items()},
-                **{name: checked_flag(name, value) for name, value in flags.items()},
-            )
+            checked: dict[str, Any] = checked_prompt(prompt, prompt_tokens, chat=chat)
+            checked |= {name: checked_number(name, value) for name, value in counts.items()}
+            checked |= {name: checked_real(name, value) for name, value in reals.items()}
+            checked |= {name: checked_flag(name, value) for name, value in flags.items()}
+            checked["forced_ids"] = checked_ids(forced_ids, "forced_ids")
+            options = _core.RunOptions(parse_special=True, **checked)
             checked_call("on_repetition", on_repetition)
         result = self._core.run(options, on_repetition)
         return Completion(
@@ -257,7 +255,7 @@ def checked_prompt(prompt: str | Sequence[int] | None, prompt_tokens: int | None
     """Returns the core's options for a prompt, of which one form has to be given."""
     if (prompt is None) == (prompt_tokens is None):
         raise InvalidArgumentError(
-            "no prompt: give a text, token ids or prompt_tokens"
+            "the prompt is None: give a text, token ids or prompt_tokens"
             if prompt is None
             else "a prompt and prompt_tokens: give one of them"
         )

@@ -141,12 +141,12 @@ class RemoteProfiler(Profiler):
         on_repetition = asked.pop("on_repetition")
         asked["forced_ids"] = tuple(checked_ids(asked["forced_ids"], "forced_ids"))
         checked_prompt(prompt, asked["prompt_tokens"], chat=asked["chat"])
-        is_text = prompt is None or isinstance(prompt, str)
+        ids = None if prompt is None or isinstance(prompt, str) else tuple(checked_ids(prompt))
         request = replace(
             self._request,
             output=self._path,
-            prompt=prompt if is_text else None,
-            prompt_ids=None if is_text else tuple(checked_ids(prompt)),
+            prompt=prompt if isinstance(prompt, str) else None,
+            prompt_ids=ids,
             **asked,
         )
 

@@ -14,7 +14,7 @@ from melt_core.profiling.profiler import DEFAULT_LOG_BYTES, DEFAULT_SENSOR_HZ
 
 @dataclass(frozen=True)
 class ProfileRequest:
-    """Load one model, run it, write one trace. Fields are the arguments of `melt.load`, `melt.profile` and `Profiler.run`.
+    """Load one model, run it, write one trace: what `melt.load`, `melt.profile` and `Profiler.run` are given.
 
     Attributes:
         model: Path of the model file, or a description for the synthetic runtime.
