@@ -12,7 +12,7 @@ than described, and the recorder has to say so. The synthetic thread reads that 
 much further apart than usual the two readings are (on the pool: how much later than usual an op begins behind the end
 of the one before) is how uncertain the truth is, and is allowed on top; where it exceeds the tolerance, what the op
 took is not known. Both kinds are counted. Exits 1 if less than 99.9 % (on the pool 99 %) of the known ops of any length
-on any number of threads are exact, or if more than 5 % are not known.
+on any number of threads are exact. Where more than 5 % are not known it says UNSURE, which is no success either.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import build, verdict
+
+#: Share of the ops whose truth may be uncertain, for a verdict on the others.
+MOST_UNKNOWN = 0.05
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,10 @@ def show(ops: NDArray[np.int64], source: Ops, title: str) -> bool:
             f" {np.quantile(np.abs(error), 0.99):>9.0f} ns {exact:>8.2%}"
         )
         holds &= verdict(f"{length / 1e3:.0f} us ops {within}", exact, at_least=source.least_exact)
-        holds &= verdict(f"{length / 1e3:.0f} us ops that are not known", float(np.mean(~known)), at_most=0.05)
+        unknown = float(np.mean(~known))
+        if unknown > MOST_UNKNOWN:
+            print(f"UNSURE  {length / 1e3:.0f} us ops: {unknown:.1%} are not known: something else uses the processors")
+            holds = False
     return holds
 
 
