@@ -42,7 +42,7 @@ def execute(line: str, send: Send) -> dict[str, Any]:
 
 
 def _prompts(request: SustainRequest, recording: Profiler, done_ns: int, send: Send) -> str:
-    once = replace(request.profile, repeats=1, warmup=0, overhead_budget_s=0.0, idle_s=0.0)
+    once = replace(request.profile, repeats=1, warmup=0, overhead_budget_s=0.0, idle_s=0.0, marker=False)
     tail = TraceTail(once.output)
     while True:
         recording.run(**once.arguments_for(Profiler.run))
