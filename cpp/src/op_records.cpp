@@ -110,7 +110,9 @@ void OpRecordWriter::append_graph(const OpRecorder& recorder, const LoggedGraph&
   record.token = token_row;
   record.n_threads = static_cast<std::uint16_t>(graph.n_threads);
   record.flags = graph.aborted ? kGraphAborted : 0;
-  if (topology.number != kNone && ends_were_seen(thread_logs(recorder, graph)))
+  const std::vector<ThreadLog> logs =
+      topology.number == kNone ? std::vector<ThreadLog>{} : thread_logs(recorder, graph);
+  if (ends_were_seen(logs))
     record.flags |= kGraphEndsSeen;
   record.n_groups = graph.n_groups;
   record.n_dropped = graph.n_dropped;
@@ -124,7 +126,7 @@ void OpRecordWriter::append_graph(const OpRecorder& recorder, const LoggedGraph&
   if (topology.number == kNone)
     return;
 
-  counts.n_records += append_ops(recorder, graph, topology, graph_row, token_row, counts);
+  counts.n_records += append_ops(recorder, graph, logs, topology, graph_row, token_row, counts);
   if (ops_.size() >= kOpsPerWrite)
     flush_ops();
 }
@@ -179,9 +181,9 @@ OpRecordWriter::Span OpRecordWriter::span_of(const OpRecorder& recorder, const T
 }
 
 /// The records of one graph, group after group; returns how many.
-std::uint64_t OpRecordWriter::append_ops(const OpRecorder& recorder, const LoggedGraph& graph, const Topology& topology,
+std::uint64_t OpRecordWriter::append_ops(const OpRecorder& recorder, const LoggedGraph& graph,
+                                         const std::vector<ThreadLog>& logs, const Topology& topology,
                                          std::uint32_t graph_row, std::uint32_t token_row, Counts& counts) {
-  const std::vector<ThreadLog> logs = thread_logs(recorder, graph);
   std::uint32_t n_groups = UINT32_MAX;
   for (const ThreadLog& log : logs)
     n_groups = std::min(n_groups, log.head->first_node);

@@ -64,8 +64,8 @@ class OpRecordWriter {
   void check_coverage(std::size_t n_nodes, const std::vector<OpDefinition>& groups);
   void append_graph(const OpRecorder& recorder, const LoggedGraph& graph, const Topology& topology,
                     std::uint32_t token_row, Counts& counts);
-  std::uint64_t append_ops(const OpRecorder& recorder, const LoggedGraph& graph, const Topology& topology,
-                           std::uint32_t graph_row, std::uint32_t token_row, Counts& counts);
+  std::uint64_t append_ops(const OpRecorder& recorder, const LoggedGraph& graph, const std::vector<ThreadLog>& logs,
+                           const Topology& topology, std::uint32_t graph_row, std::uint32_t token_row, Counts& counts);
   void append_host_ops(const OpRecorder& recorder, std::uint32_t first_token);
   std::uint32_t host_op_definition(HostOp op);
   void flush_ops();

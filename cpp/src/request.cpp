@@ -59,8 +59,7 @@ std::uint32_t level_mask(const JsonValue& json) {
     const std::string& name = level.as_string("a level");
     const auto* known = std::find_if(std::begin(kLevelNames), std::end(kLevelNames),
                                      [&](const LevelName& each) { return each.name == name; });
-    require(known != std::end(kLevelNames),
-            "unknown level \"" + name + "\": choose from tokens, ops, memory, counters");
+    require(known != std::end(kLevelNames), "unknown level \"" + name + "\": choose from " + level_list());
     mask |= known->level;
   }
   return mask;

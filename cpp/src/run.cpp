@@ -43,7 +43,7 @@ class Profiler::Impl {
         record_writer_(writer_, calibration_),
         events_(model.options().n_threads, event_options(model, levels, limits)),
         recorder_(model.options().n_threads, limits) {
-    require(levels_ != 0, "no level given: choose from tokens, ops, memory, counters");
+    require(levels_ != 0, "no level given: choose from " + level_list());
     if (wants_ops() && source() == nullptr) {
       throw Error(ErrorKind::kInvalidArgument,
                   "runtime " + model.runtime().name() + " cannot record level ops: use --levels tokens");

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "require.h"
+#include "text_list.h"
 
 namespace melt {
 namespace {
@@ -17,6 +18,13 @@ bool lies_in(double value, double low, double high) {
 }
 
 }  // namespace
+
+std::string level_list() {
+  std::string list;
+  for (const LevelName& each : kLevelNames)
+    append_item(list, each.name);
+  return list;
+}
 
 void check_options(const RunOptions& options) {
   require(options.max_tokens >= 1, "max_tokens is 0: ask for at least 1 output token");

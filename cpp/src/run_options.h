@@ -3,11 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "melt/run.h"
 
 namespace melt {
+
+/// "tokens, ops, ...": the levels there are, for messages.
+std::string level_list();
 
 /// What can be told without a model. Raises: Error(kInvalidArgument) that names the option.
 void check_options(const RunOptions& options);

@@ -253,12 +253,10 @@ class Profiler:
 
 def checked_prompt(prompt: str | Sequence[int] | None, prompt_tokens: int | None, *, chat: bool) -> dict[str, Any]:
     """Returns the core's options for a prompt, of which one form has to be given."""
-    if (prompt is None) == (prompt_tokens is None):
-        raise InvalidArgumentError(
-            "the prompt is None: give a text, token ids or prompt_tokens"
-            if prompt is None
-            else "a prompt and prompt_tokens: give one of them"
-        )
+    if prompt is None and prompt_tokens is None:
+        raise InvalidArgumentError("the prompt is None: give a text, token ids or prompt_tokens")
+    if prompt is not None and prompt_tokens is not None:
+        raise InvalidArgumentError("a prompt and prompt_tokens: give one of them")
     if checked_flag("chat", chat) and not isinstance(prompt, str):
         raise InvalidArgumentError("chat needs a prompt of text")
     ids = [] if prompt is None or isinstance(prompt, str) else checked_ids(prompt)

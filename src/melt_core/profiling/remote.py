@@ -140,13 +140,12 @@ class RemoteProfiler(Profiler):
         asked = {name: value for name, value in given.arguments.items() if name not in ("self", "prompt")}
         on_repetition = asked.pop("on_repetition")
         asked["forced_ids"] = tuple(checked_ids(asked["forced_ids"], "forced_ids"))
-        checked_prompt(prompt, asked["prompt_tokens"], chat=asked["chat"])
-        ids = None if prompt is None or isinstance(prompt, str) else tuple(checked_ids(prompt))
+        checked = checked_prompt(prompt, asked["prompt_tokens"], chat=asked["chat"])
         request = replace(
             self._request,
             output=self._path,
             prompt=prompt if isinstance(prompt, str) else None,
-            prompt_ids=ids,
+            prompt_ids=tuple(checked["prompt_ids"]) or None,
             **asked,
         )
 
