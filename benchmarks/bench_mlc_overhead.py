@@ -47,7 +47,7 @@ def main() -> int:
 
     from melt_core.runtime.mlc import tvm_folders
 
-    environment = {**os.environ, "MELT_TVM_PATH": os.environ.get("MELT_TVM_PATH") or tvm_folders()}
+    environment = {} if os.environ.get("MELT_TVM_PATH") else {"MELT_TVM_PATH": tvm_folders()}
     holds = True
     for n_threads in (int(n) for n in args.threads.split(",")):
         runs = run_engines(

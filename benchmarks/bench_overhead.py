@@ -20,14 +20,11 @@ hooks that are off cost anything is told apart from noise by bench_instructions.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 
 from common import build, demo_model, speed_verdict
-from engines import PHASES, report, run_engines
-
-TUNABLES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=262144:glibc.malloc.mmap_max=1000000"
+from engines import HUGE_PAGES, PHASES, report, run_engines
 
 
 def main() -> int:
@@ -59,7 +56,7 @@ def main() -> int:
             rounds=args.rounds,
             prompt=args.prompt,
             repack=not args.mapped_weights,
-            environment={"GLIBC_TUNABLES": TUNABLES, **os.environ},
+            environment=HUGE_PAGES,
         )
         figures, complete = report(runs, n_threads, "speed relative to stock llama.cpp in the same process")
         holds &= complete

@@ -8,6 +8,7 @@ recorded" are in each of them; the last two share a session, so that between the
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,10 @@ import numpy as np
 from common import Interval, median_interval, verdict
 
 PHASES = ("decode", "prefill")
+#: For glibc's allocator: huge pages, and a mapping of its own for every large buffer.
+HUGE_PAGES = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=262144:glibc.malloc.mmap_max=1000000"
+}
 Runs = list[dict[str, dict[str, Any]]]  # of each process and variant: decode_ns, prefill_ns, records, dropped
 
 
@@ -34,13 +39,29 @@ def run_engines(
     repack: bool = True,
     environment: Mapping[str, str] | None = None,
 ) -> Runs:
-    """Returns what each process measured; `libraries` and `repack` are as in native/overhead.cpp."""
+    """Returns what each process measured.
+
+    Args:
+        program: native/overhead.cpp, built.
+        model: The model's file or directory.
+        n_threads: Threads of each session.
+        libraries: The variants, as that program takes them.
+        processes: How many to run, one after the other.
+        rounds: Of each process: a prefill of `prompt` tokens and 16 decode steps of each variant.
+        prompt: Tokens of a prefill.
+        repack: Whether weights may be copied into another layout.
+        environment: What is added to the environment, unless it is set there.
+    """
     runs = []
     for seed in range(processes):
         print(f"{n_threads} threads: process {seed + 1}/{processes}", end="\r", file=sys.stderr, flush=True)
         command = [program, model, n_threads, rounds, prompt, seed, int(repack)]
         done = subprocess.run(
-            [*map(str, command), *libraries], check=True, capture_output=True, text=True, env=environment
+            [*map(str, command), *libraries],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**(environment or {}), **os.environ},
         )
         runs.append(json.loads(done.stdout))
     return runs

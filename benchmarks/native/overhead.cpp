@@ -124,7 +124,7 @@ int main(int argc, char** argv) {
   }
   std::vector<std::int32_t> prompt;
   for (int i = 0; i < n_prompt; ++i)
-    prompt.push_back(static_cast<std::int32_t>(random() % 49000));
+    prompt.push_back(static_cast<std::int32_t>(random() % 2000));  // ids of any vocabulary
 
   for (int round = -1; round < rounds; ++round) {  // round -1 warms up
     std::vector<Variant*> order;

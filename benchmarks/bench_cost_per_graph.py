@@ -1,0 +1,96 @@
+"""What the hooks cost in microseconds per graph, and what that is of the demo's fastest token.
+
+bench_overhead.py measures the demo itself, where other guests of the machine and the places of buffers make a token a
+few percent longer or shorter, and recording some thousandths. Here the graph is the demo's, 30 layers of the same ops,
+but next to no work is in them (128 channels, random weights): the same microseconds are some percent of it. The method
+is that of bench_overhead.py; a figure is the median over processes of the median difference between two steps of a
+round. What this leaves out is what recording could take of the caches: its log is some KB per token, and
+"recording alone" of bench_overhead.py has that.
+
+    .venv/bin/python benchmarks/bench_cost_per_graph.py [--processes P] [--rounds R] [--threads 1,2]
+
+Exits 1 if that is more than 0.5 % of the fastest token for recording ops, or 0.2 % for hooks that are off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from common import ROOT, Interval, build, demo_model, median_interval, speed_verdict
+from engines import HUGE_PAGES, Runs, run_engines
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+from gguf import GGMLQuantizationType as TensorType
+
+from fakes.tiny_models import Dims, write_model
+
+#: What is compared: its name, and the variants whose steps are subtracted.
+COSTS = {
+    "stock copy": ("stock copy", "stock"),
+    "hooks off": ("hooks off", "stock"),
+    "ops recorded": ("ops recorded", "stock"),
+    "recording alone": ("ops recorded", "hooks off"),
+}
+BOUNDS = {"ops recorded": 0.995, "hooks off": 0.998}
+
+
+def cost_us(runs: Runs, of: str, against: str) -> Interval:
+    """Returns by how much one variant's decode steps are longer than another's."""
+    return median_interval(
+        [np.median(np.subtract(run[of]["decode_ns"], run[against]["decode_ns"])) / 1e3 for run in runs]
+    )
+
+
+def as_speed(cost: Interval, token_us: float) -> Interval:
+    """Returns the speed, relative to a token that takes `token_us`, of one that takes `cost` longer."""
+    median, high, low = (token_us / (token_us + us) for us in cost[:3])
+    return Interval(median, low, high, cost.n_samples)
+
+
+def main() -> int:
+    """Builds, runs and prints. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--processes", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=25, help="per process: a prefill and 16 decode steps each")
+    parser.add_argument("--threads", default="1,2")
+    args = parser.parse_args()
+
+    stock = build("stock_engine", stock=True) / "libstock_engine.so"
+    copy = stock.with_name("libstock_engine_copy.so")
+    shutil.copyfile(stock, copy)  # another file, so that it is loaded a second time
+    folder = build("melt_engine") / "benchmarks"
+    build("bench_overhead")
+    ours = folder / "libmelt_engine.so"
+    libraries = (f"stock={stock}", f"stock copy={copy}", f"hooks off={ours}", f"ops recorded={ours}:on")
+
+    holds = True
+    with tempfile.TemporaryDirectory() as scratch:
+        thin = write_model(Path(scratch) / "thin.gguf", dims=Dims(layers=30), weight_type=TensorType.Q4_1)
+        for n_threads in (int(n) for n in args.threads.split(",")):
+            program, settings = folder / "bench_overhead", {"prompt": 8, "environment": HUGE_PAGES}
+            runs = run_engines(
+                program, thin, n_threads, libraries, processes=args.processes, rounds=args.rounds, **settings
+            )
+            (demo,) = run_engines(program, demo_model(), n_threads, libraries[:1], processes=1, rounds=5, **settings)
+            token_us = min(demo["stock"]["decode_ns"]) / 1e3
+            graph_us = float(np.median([run["stock"]["decode_ns"] for run in runs])) / 1e3
+            print(f"\n{n_threads} thread(s), us: a graph takes {graph_us:.0f}, the demo's fastest token {token_us:.0f}")
+            costs = {name: cost_us(runs, *variants) for name, variants in COSTS.items()}
+            for name, cost in costs.items():
+                print(f"{name:<16} {cost.shown(digits=1):>22}  of the token {cost.median / token_us:>8.3%}")
+            speeds = {name: as_speed(cost, token_us) for name, cost in costs.items()}
+            for name, bound in BOUNDS.items():
+                title = f"{n_threads} thread(s), decode, {name}, by its cost per graph"
+                holds &= speed_verdict(title, speeds[name], at_least=bound, control=speeds["stock copy"])
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
