@@ -18,13 +18,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 
+from callgrind import callgrind, instructions
 from common import build, demo_model, verdict
 
 PHASES = {"prefill": "counted_prefill", "decode": "counted_decode"}
@@ -34,39 +32,15 @@ WAITING = ("ggml_barrier", "ggml_graph_compute_secondary_thread", "ggml_thread_c
 
 def count(program: Path, library: str, n_threads: int, n_prompt: int, n_decode: int) -> dict[str, Counter[str]]:
     """Returns the instructions of each phase by function, over all threads; raises if a record was dropped."""
-    with tempfile.TemporaryDirectory() as folder:
-        options = [
-            "--tool=callgrind",
-            "--compress-strings=no",
-            "--fair-sched=yes",
-            f"--dump-before={PHASES['prefill']}",
-        ]
-        options += [f"--callgrind-out-file={folder}/out", *(f"--dump-after={name}" for name in PHASES.values())]
-        numbers = map(str, (n_threads, n_prompt, n_decode))
-        command = ["valgrind", *options, str(program), str(demo_model()), *numbers, library]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        recorded = json.loads(done.stdout)
-        if recorded["dropped"] or bool(recorded["records"]) != library.endswith(":on"):
-            raise SystemExit(f"{library}: {recorded}")
-        dumps = [path.read_text() for path in Path(folder).iterdir()]
+    options = ["--fair-sched=yes", f"--dump-before={PHASES['prefill']}"]
+    options += [f"--dump-after={name}" for name in PHASES.values()]
+    command = [program, demo_model(), *map(str, (n_threads, n_prompt, n_decode)), library]
+    printed, dumps = callgrind(command, *options)
+    recorded = json.loads(printed)
+    if recorded["dropped"] or bool(recorded["records"]) != library.endswith(":on"):
+        raise SystemExit(f"{library}: {recorded}")
     found = {phase: [text for text in dumps if f"--dump-after={name}" in text] for phase, name in PHASES.items()}
     return {phase: instructions(text) for phase, (text,) in found.items()}
-
-
-def instructions(dump: str) -> Counter[str]:
-    """Returns the instructions of each function itself, as valgrind's manual describes the format of a dump."""
-    total: Counter[str] = Counter()
-    function, is_call = "", False
-    for line in dump.splitlines():
-        if line.startswith("fn="):
-            function = line[3:]
-        elif line.startswith("calls="):
-            is_call = True  # the next line is what the called function cost, which has its own lines
-        elif line.startswith(("+", "-", "*")) or line[:1].isdigit():
-            if not is_call:
-                total[function] += int(line.split()[1])
-            is_call = False
-    return total
 
 
 def show(n_threads: int, phase: str, counts: dict[str, dict[str, Counter[str]]]) -> bool:
@@ -96,8 +70,6 @@ def main() -> int:
     parser.add_argument("--prompt", type=int, default=16, help="tokens of the prefill")
     parser.add_argument("--decode", type=int, default=8, help="steps of the decode")
     args = parser.parse_args()
-    if shutil.which("valgrind") is None:
-        raise SystemExit("needs valgrind: install it (Debian, Ubuntu: apt install valgrind)")
     stock = build("stock_engine", stock=True, portable=True) / "libstock_engine.so"
     folder = build("melt_engine", portable=True) / "benchmarks"
     build("count_steps", portable=True)
