@@ -30,8 +30,8 @@ from engines import HUGE_PAGES, PHASES, report, run_engines
 def main() -> int:
     """Builds, runs and prints. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--processes", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=5, help="per process: a prefill and 16 decode steps each")
+    parser.add_argument("--processes", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=12, help="per process: a prefill and 16 decode steps each")
     parser.add_argument("--prompt", type=int, default=64, help="tokens of the prefill")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--mapped-weights", action="store_true", help="no copies of the weights in another layout")
