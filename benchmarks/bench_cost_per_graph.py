@@ -15,15 +15,14 @@ Exits 1 if that is more than 0.5 % of the fastest token for recording ops, or 0.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from common import ROOT, Interval, build, demo_model, median_interval, speed_verdict
-from engines import HUGE_PAGES, Runs, run_engines
+from common import ROOT, Interval, demo_model, median_interval, speed_verdict
+from engines import HUGE_PAGES, Runs, build_llama_cpp_engines, run_engines
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -62,19 +61,13 @@ def main() -> int:
     parser.add_argument("--threads", default="1,2")
     args = parser.parse_args()
 
-    stock = build("stock_engine", stock=True) / "libstock_engine.so"
-    copy = stock.with_name("libstock_engine_copy.so")
-    shutil.copyfile(stock, copy)  # another file, so that it is loaded a second time
-    folder = build("melt_engine") / "benchmarks"
-    build("bench_overhead")
-    ours = folder / "libmelt_engine.so"
-    libraries = (f"stock={stock}", f"stock copy={copy}", f"hooks off={ours}", f"ops recorded={ours}:on")
+    program, libraries = build_llama_cpp_engines()
 
     holds = True
     with tempfile.TemporaryDirectory() as scratch:
         thin = write_model(Path(scratch) / "thin.gguf", dims=Dims(layers=30), weight_type=TensorType.Q4_1)
         for n_threads in (int(n) for n in args.threads.split(",")):
-            program, settings = folder / "bench_overhead", {"prompt": 8, "environment": HUGE_PAGES}
+            settings = {"prompt": 8, "environment": HUGE_PAGES}
             runs = run_engines(
                 program, thin, n_threads, libraries, processes=args.processes, rounds=args.rounds, **settings
             )

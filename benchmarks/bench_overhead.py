@@ -20,11 +20,10 @@ hooks that are off cost anything is told apart from noise by bench_instructions.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 
-from common import build, demo_model, speed_verdict
-from engines import HUGE_PAGES, PHASES, report, run_engines
+from common import demo_model, speed_verdict
+from engines import HUGE_PAGES, PHASES, build_llama_cpp_engines, report, run_engines
 
 
 def main() -> int:
@@ -37,18 +36,12 @@ def main() -> int:
     parser.add_argument("--mapped-weights", action="store_true", help="no copies of the weights in another layout")
     args = parser.parse_args()
 
-    stock = build("stock_engine", stock=True) / "libstock_engine.so"
-    copy = stock.with_name("libstock_engine_copy.so")
-    shutil.copyfile(stock, copy)  # another file, so that it is loaded a second time
-    folder = build("melt_engine") / "benchmarks"
-    build("bench_overhead")
-    ours = folder / "libmelt_engine.so"
-    libraries = (f"stock={stock}", f"stock copy={copy}", f"hooks off={ours}", f"ops recorded={ours}:on")
+    program, libraries = build_llama_cpp_engines()
 
     holds = True
     for n_threads in (int(n) for n in args.threads.split(",")):
         runs = run_engines(
-            folder / "bench_overhead",
+            program,
             demo_model(),
             n_threads,
             libraries,

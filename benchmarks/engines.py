@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from common import Interval, median_interval, verdict
+from common import Interval, build, median_interval, verdict
 
 PHASES = ("decode", "prefill")
 #: For glibc's allocator: huge pages, and a mapping of its own for every large buffer.
@@ -25,6 +26,18 @@ HUGE_PAGES = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=262144:glibc.malloc.mmap_max=1000000"
 }
 Runs = list[dict[str, dict[str, Any]]]  # of each process and variant: decode_ns, prefill_ns, records, dropped
+
+
+def build_llama_cpp_engines() -> tuple[Path, tuple[str, ...]]:
+    """Builds the program and llama.cpp's engines; returns its path and the variants."""
+    stock = build("stock_engine", stock=True) / "libstock_engine.so"
+    copy = stock.with_name("libstock_engine_copy.so")
+    shutil.copyfile(stock, copy)  # another file, so that it is loaded a second time
+    folder = build("melt_engine") / "benchmarks"
+    build("bench_overhead")
+    ours = folder / "libmelt_engine.so"
+    libraries = (f"stock={stock}", f"stock copy={copy}", f"hooks off={ours}", f"ops recorded={ours}:on")
+    return folder / "bench_overhead", libraries
 
 
 def run_engines(
