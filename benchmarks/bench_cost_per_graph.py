@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from common import ROOT, Interval, demo_model, median_interval, speed_verdict
-from engines import HUGE_PAGES, Runs, build_llama_cpp_engines, run_engines
+from engines import Runs, build_llama_cpp_engines, run_engines
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -67,11 +67,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         thin = write_model(Path(scratch) / "thin.gguf", dims=Dims(layers=30), weight_type=TensorType.Q4_1)
         for n_threads in (int(n) for n in args.threads.split(",")):
-            settings = {"prompt": 8, "environment": HUGE_PAGES}
             runs = run_engines(
-                program, thin, n_threads, libraries, processes=args.processes, rounds=args.rounds, **settings
+                program, thin, n_threads, libraries, processes=args.processes, rounds=args.rounds, prompt=8
             )
-            (demo,) = run_engines(program, demo_model(), n_threads, libraries[:1], processes=1, rounds=5, **settings)
+            (demo,) = run_engines(program, demo_model(), n_threads, libraries[:1], processes=1, rounds=5, prompt=8)
             token_us = min(demo["stock"]["decode_ns"]) / 1e3
             graph_us = float(np.median([run["stock"]["decode_ns"] for run in runs])) / 1e3
             print(f"\n{n_threads} thread(s), us: a graph takes {graph_us:.0f}, the demo's fastest token {token_us:.0f}")

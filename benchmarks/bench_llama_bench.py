@@ -1,54 +1,145 @@
-"""Whether `melt profile` is as fast as upstream's own llama-bench, built from the same tree with the same flags.
+"""Whether melt is as fast as upstream's own llama-bench, built from the same tree with the same flags.
 
-    .venv/bin/python benchmarks/bench_llama_bench.py [--rounds R] [--threads 1,2]
+    .venv/bin/python benchmarks/bench_llama_bench.py [--sets S] [--rounds R] [--threads 1,2]
 
-In each round llama-bench runs twice and melt once, in random order, with the same token counts and threads; the second
+In each round two llama-benches and melt run a test, in random order, with the same token counts and threads; the second
 llama-bench over the first is the A/A control. llama-bench times evaluation alone; melt's decode_tok_s contains
 sampling, because a user waits for it. Exits 1 if the median of melt over llama-bench (mean of its two) is below 0.98.
 
-What runs before a phase changes its speed, so it is the same for both:
+A machine that others use changes its speed within seconds, and a process is some percent faster or slower for as long
+as it lives, by which physical memory it got. So the programs stay loaded and take turns, each stopped while another
+runs (llama-bench where it has printed a test's result, and sets up the next); and in each set, which starts them anew,
+they have their weights and KV caches in the same memory (native/same_memory.h).
+
+What runs before a phase changes its speed too, so it is the same for both:
 - A prefill follows a prefill, and llama.cpp uses the graph again: melt stops at the first output token, as llama-bench
   does. Behind a decode the graph is built anew, which a user of either waits for.
 - A decode follows a prefill. The first of its steps builds its graph anew, and about ten are slower than the rest
-  (2 % of 64 tokens on a CPU with AMX). llama-bench's later repetitions at one depth restore the prompt's state
-  instead, so each of its samples is at a depth of its own: one token more or less, the mean is melt's.
+  (2 % of 64 tokens on a CPU with AMX). llama-bench would restore the prompt's state where it had the same depth before,
+  so its depths alternate between one token more than melt's prompt and one less.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common import BIN, build, demo_model, median_interval, speed_verdict
+from common import build, demo_model, median_interval, speed_verdict
+
+PHASES = ("prefill", "decode")
+PROGRAMS = ("llama-bench", "llama-bench again", "melt")
+TMPFS = "/dev/shm"
+Speeds = dict[tuple[str, str], list[float]]  # tokens per second of each program and phase, by round
+
+
+class Program:
+    """A program that prints a line of JSON for each test, stopped but in its turns."""
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
+        """Starts it."""
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self._process.send_signal(signal.SIGSTOP)
+
+    def turn(self) -> dict[str, Any]:
+        """Lets it run one test and returns what it printed."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")  # melt waits for it
+        self._process.stdin.flush()
+        self._process.send_signal(signal.SIGCONT)
+        line = self._process.stdout.readline()
+        self._process.send_signal(signal.SIGSTOP)
+        if not line:
+            raise RuntimeError(f"{self._process.args!r} ended early")
+        result: dict[str, Any] = json.loads(line)
+        return result
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def llama_bench(program: str, phase: str, n_threads: str, n_prompt: int, n_generate: int, n_turns: int) -> list[str]:
+    """Returns a command that tests one phase `n_turns` times, after an evaluation that warms up."""
+    command = [program, "-m", str(demo_model()), "-t", n_threads, "-fa", "auto", "-r", "1", "-o", "jsonl"]
+    if phase == "prefill":
+        return [*command, "-n", "0", "-p", ",".join([str(n_prompt)] * n_turns)]
+    depths = (n_prompt + (1 if turn % 2 else -1) for turn in range(n_turns))
+    return [*command, "-p", "0", "-n", str(n_generate), "-d", ",".join(map(str, depths))]
+
+
+def melt(phase: str, n_threads: str, n_prompt: int, n_generate: int) -> list[str]:
+    """Returns the same for melt."""
+    # The first output token is the prefill's: one more makes as many decode steps as llama-bench has.
+    n_output, n_warmup = (1, 1) if phase == "prefill" else (n_generate + 1, 0)
+    script = Path(__file__).with_name("melt_turns.py")
+    return [sys.executable, str(script), n_threads, *map(str, (n_prompt, n_output, n_warmup))]
+
+
+def speed(result: dict[str, Any], phase: str) -> float:
+    """Returns the tokens per second of a turn."""
+    return float(result[phase] if phase in result else result["samples_ts"][0])
+
+
+def one_set(commands: dict[tuple[str, str], list[str]], preload: Path, rounds: int, order: random.Random) -> Speeds:
+    """Starts the programs, lets them take turns, and returns what they printed."""
+    speeds: Speeds = {key: [] for key in commands}
+    with ExitStack() as stack:
+        memory = stack.enter_context(tempfile.TemporaryDirectory(dir=TMPFS))
+        environment = {**os.environ, "LD_PRELOAD": str(preload), "MELT_BENCH_MEMORY": memory}
+        programs = {key: stack.enter_context(Program(command, environment)) for key, command in commands.items()}
+        for number in range(rounds + 1):  # the first loads the model and warms up
+            for phase in PHASES:
+                for name in order.sample(PROGRAMS, len(PROGRAMS)):
+                    found = speed(programs[name, phase].turn(), phase)
+                    if number > 0:
+                        speeds[name, phase].append(found)
+        if not any(Path(memory).iterdir()):
+            raise RuntimeError("the programs have no memory in common: they would differ by where theirs lies")
+    return speeds
 
 
 def main() -> int:
     """Builds, runs and prints. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--sets", type=int, default=6, help="how often the programs are started anew")
+    parser.add_argument("--rounds", type=int, default=12, help="of each set")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--generate", type=int, default=64)
     args = parser.parse_args()
     # llama-bench needs most of llama.cpp's tools library: the first build takes minutes.
-    program = build("llama-bench", stock=True, defines=("MELT_STOCK_LLAMA_BENCH=ON",)) / "bin" / "llama-bench"
-    runs = {"llama-bench": llama_bench, "llama-bench again": llama_bench, "melt": melt}
+    program = str(build("llama-bench", stock=True, defines=("MELT_STOCK_LLAMA_BENCH=ON",)) / "bin" / "llama-bench")
+    preload = build("same_memory") / "benchmarks" / "libsame_memory.so"
     order = random.Random(0)
     holds = True
     for n_threads in args.threads.split(","):
-        speeds: dict[str, dict[str, list[float]]] = {name: {"prefill": [], "decode": []} for name in runs}
-        for _ in range(args.rounds):
-            for name in order.sample(list(runs), len(runs)):
-                for phase, value in runs[name](str(program), n_threads, args.prompt, args.generate).items():
-                    speeds[name][phase].append(value)
-        for phase in ("prefill", "decode"):
-            first, second, ours = (np.array(speeds[name][phase]) for name in runs)
+        test = (n_threads, args.prompt, args.generate)
+        commands = {
+            (name, phase): melt(phase, *test) if name == "melt" else llama_bench(program, phase, *test, args.rounds + 1)
+            for name in PROGRAMS
+            for phase in PHASES
+        }
+        sets = [one_set(commands, preload, args.rounds, order) for _ in range(args.sets)]
+        for phase in PHASES:
+            first, second, ours = (np.concatenate([speeds[name, phase] for speeds in sets]) for name in PROGRAMS)
             theirs = (first + second) / 2
             ratio, control = median_interval(ours / theirs), median_interval(second / first)
             best = max(ours) / max(*first, *second)
@@ -59,35 +150,6 @@ def main() -> int:
             title = f"{n_threads} thread(s), {phase}, melt / llama-bench"
             holds &= speed_verdict(title, ratio, at_least=0.98, control=control)
     return 0 if holds else 1
-
-
-def llama_bench(program: str, n_threads: str, n_prompt: int, n_generate: int) -> dict[str, float]:
-    """Returns llama-bench's tokens per second, each the median of three samples."""
-    command = [program, "-m", str(demo_model()), "-t", n_threads, "-fa", "auto", "-o", "json"]
-    depths = f"{n_prompt - 1},{n_prompt},{n_prompt + 1}"
-    tests = {
-        "prefill": ["-p", str(n_prompt), "-n", "0", "-r", "3"],
-        "decode": ["-p", "0", "-n", str(n_generate), "-d", depths, "-r", "1"],
-    }
-    speeds = {}
-    for phase, options in tests.items():
-        done = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
-        rows: list[dict[str, Any]] = json.loads(done.stdout)
-        speeds[phase] = float(np.median([sample for row in rows for sample in row["samples_ts"]]))
-    return speeds
-
-
-def melt(_: str, n_threads: str, n_prompt: int, n_generate: int) -> dict[str, float]:
-    """Returns melt's tokens per second, with ops recorded as users have it by default."""
-    command = [str(BIN / "melt"), "profile", "demo", "--prompt-tokens", str(n_prompt), "--threads", n_threads]
-    command += ["--repeats", "3", "--overhead-seconds", "0", "--json"]
-    # The first output token is the prefill's: one more makes as many decode steps as llama-bench has.
-    n_output = {"prefill": 1, "decode": n_generate + 1}
-    speeds = {}
-    for phase, n in n_output.items():
-        done = subprocess.run([*command, "--max-tokens", str(n)], check=True, capture_output=True, text=True)
-        speeds[phase] = float(json.loads(done.stdout)[f"{phase}_tok_s"])
-    return speeds
 
 
 if __name__ == "__main__":

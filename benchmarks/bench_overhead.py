@@ -4,14 +4,12 @@ Both are loaded into one process as shared objects; every prefill and every deco
 after the other in random order, and compared with the stock one of the same round. A second copy of the stock object
 is the A/A control: what differs there is noise. Each session takes as many steps, so that contexts are as long.
 
-Where memory lies makes one of two equal objects faster for as long as a process lives: so there are many processes,
-each gives one ratio, and the figure is their median. With pages of 4 KiB that noise is 2 to 4 % here, and it is no
-noise where an allocator that has seen other sizes before puts a buffer elsewhere. So glibc is told to ask for huge
-pages, and to give every large buffer a mapping of its own, for all of them alike (GLIBC_TUNABLES, unless it is set).
-With --mapped-weights llama.cpp makes no copies of the weights in another layout: all read the one mapped file, with
-slower products. Hooks off and on share a session, so that their ratio, recording alone, has least noise.
+Where memory lies makes one of two equal objects up to 13 % faster for as long as a process lives. So all have their
+weights and KV caches in the same memory (native/same_memory.h), which leaves some 0.5 %, and there are many processes:
+each gives one ratio, and the figure is their median. Hooks off and on share a session, so that their ratio, recording
+alone, has least noise.
 
-    .venv/bin/python benchmarks/bench_overhead.py [--processes P] [--rounds R] [--threads 1,2] [--mapped-weights]
+    .venv/bin/python benchmarks/bench_overhead.py [--processes P] [--rounds R] [--threads 1,2]
 
 Exits 1 if recording ops reaches less than 0.995 of the stock speed, or hooks that are off less than 0.998. Whether
 hooks that are off cost anything is told apart from noise by bench_instructions.py.
@@ -23,17 +21,16 @@ import argparse
 import sys
 
 from common import demo_model, speed_verdict
-from engines import HUGE_PAGES, PHASES, build_llama_cpp_engines, report, run_engines
+from engines import PHASES, build_llama_cpp_engines, report, run_engines
 
 
 def main() -> int:
     """Builds, runs and prints. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--processes", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=12, help="per process: a prefill and 16 decode steps each")
+    parser.add_argument("--processes", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=8, help="per process: a prefill and 16 decode steps each")
     parser.add_argument("--prompt", type=int, default=64, help="tokens of the prefill")
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--mapped-weights", action="store_true", help="no copies of the weights in another layout")
     args = parser.parse_args()
 
     program, libraries = build_llama_cpp_engines()
@@ -48,8 +45,6 @@ def main() -> int:
             processes=args.processes,
             rounds=args.rounds,
             prompt=args.prompt,
-            repack=not args.mapped_weights,
-            environment=HUGE_PAGES,
         )
         figures, complete = report(runs, n_threads, "speed relative to stock llama.cpp in the same process")
         holds &= complete

@@ -1,8 +1,9 @@
 """Engines side by side in one process, step by step in random order: the program of native/overhead.cpp.
 
-What bench_overhead and bench_mlc_overhead share. Each process gives one ratio for an engine and phase, the median over
-its rounds; a figure is their median. The variants "stock", "stock copy" (the A/A control), "hooks off" and "ops
-recorded" are in each of them; the last two share a session, so that between them only the recording differs.
+What bench_overhead, bench_cost_per_graph and bench_mlc_overhead share. Each process gives one ratio for an engine and
+phase, the median over its rounds; a figure is their median. The variants "stock", "stock copy" (the A/A control),
+"hooks off" and "ops recorded" are in each of them; the last two share a session, so that between them only the
+recording differs. Weights and KV caches lie in the same memory for all: native/same_memory.h.
 """
 
 from __future__ import annotations
@@ -21,10 +22,6 @@ import numpy as np
 from common import Interval, build, median_interval, verdict
 
 PHASES = ("decode", "prefill")
-#: For glibc's allocator: huge pages, and a mapping of its own for every large buffer.
-HUGE_PAGES = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=262144:glibc.malloc.mmap_max=1000000"
-}
 Runs = list[dict[str, dict[str, Any]]]  # of each process and variant: decode_ns, prefill_ns, records, dropped
 
 
@@ -49,7 +46,6 @@ def run_engines(
     processes: int,
     rounds: int,
     prompt: int,
-    repack: bool = True,
     environment: Mapping[str, str] | None = None,
 ) -> Runs:
     """Returns what each process measured.
@@ -62,13 +58,12 @@ def run_engines(
         processes: How many to run, one after the other.
         rounds: Of each process: a prefill of `prompt` tokens and 16 decode steps of each variant.
         prompt: Tokens of a prefill.
-        repack: Whether weights may be copied into another layout.
         environment: What is added to the environment, unless it is set there.
     """
     runs = []
     for seed in range(processes):
         print(f"{n_threads} threads: process {seed + 1}/{processes}", end="\r", file=sys.stderr, flush=True)
-        command = [program, model, n_threads, rounds, prompt, seed, int(repack)]
+        command = [program, model, n_threads, rounds, prompt, seed]
         done = subprocess.run(
             [*map(str, command), *libraries],
             check=True,

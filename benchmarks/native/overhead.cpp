@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stock llama.cpp against melt_core's build, hooks off and on, step by step in one process in random order.
-// usage: overhead MODEL N_THREADS ROUNDS N_PROMPT SEED REPACK NAME=LIBRARY[:on] ...
-// Two names of one library share a session, so that memory lies the same for both.
+// usage: overhead MODEL N_THREADS ROUNDS N_PROMPT SEED NAME=LIBRARY[:on] ...
+// Two names of one library share a session; all sessions share large blocks of memory (same_memory.h).
 // Prints a line of JSON: for each name the step times in ns, prefill and decode.
 #include <time.h>
 
@@ -14,13 +14,14 @@
 #include <vector>
 
 #include "engine_library.h"
+#include "same_memory.h"
 
 namespace {
 
 using melt_bench::Engine;
 using melt_bench::fail;
 
-constexpr int kDecodePerRound = 16;
+constexpr int kPrefillsPerRound = 2, kDecodePerRound = 16;
 constexpr std::int64_t kSettleNs = 200'000;  // until woken threads poll again
 
 std::int64_t now_ns() {
@@ -86,6 +87,23 @@ std::vector<Turn> turns_of_a_step(std::vector<Variant>& variants) {
   return turns;
 }
 
+/// The prefills of a round. Behind a decode a session builds its graph anew, so that its first one does not count.
+std::vector<Turn> prefill_turns(std::vector<Variant>& variants, std::mt19937& random) {
+  std::vector<Turn> first, counted;
+  for (Variant& variant : variants) {
+    const bool is_new = std::none_of(first.begin(), first.end(), [&](const Turn& turn) {
+      return turn.variant->engine.instance == variant.engine.instance;
+    });
+    if (is_new)
+      first.push_back({&variant, false});
+    counted.insert(counted.end(), kPrefillsPerRound, {&variant, true});
+  }
+  std::shuffle(first.begin(), first.end(), random);
+  std::shuffle(counted.begin(), counted.end(), random);
+  first.insert(first.end(), counted.begin(), counted.end());
+  return first;
+}
+
 void print(const char* key, const std::vector<std::int64_t>& values, bool last) {
   std::printf("\"%s\": [", key);
   for (std::size_t i = 0; i < values.size(); ++i)
@@ -96,13 +114,12 @@ void print(const char* key, const std::vector<std::int64_t>& values, bool last) 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 8)
-    fail("usage: overhead MODEL N_THREADS ROUNDS N_PROMPT SEED REPACK NAME=LIBRARY[:on] ...");
+  if (argc < 7)
+    fail("usage: overhead MODEL N_THREADS ROUNDS N_PROMPT SEED NAME=LIBRARY[:on] ...");
   const int n_threads = std::atoi(argv[2]), rounds = std::atoi(argv[3]), n_prompt = std::atoi(argv[4]);
   std::mt19937 random(static_cast<unsigned>(std::atoi(argv[5])));
-  const bool repack = std::atoi(argv[6]) != 0;
   // In random order: what is loaded first finds memory in another state than what is loaded last.
-  std::vector<std::string> specs(argv + 7, argv + argc);
+  std::vector<std::string> specs(argv + 6, argv + argc);
   std::shuffle(specs.begin(), specs.end(), random);
   std::vector<Variant> variants;
   std::vector<std::string> libraries;  // of each
@@ -114,28 +131,28 @@ int main(int argc, char** argv) {
     if (equals == std::string::npos)
       fail("no NAME=LIBRARY: " + spec);
     const std::string library = spec.substr(equals + 1);
+    melt_bench::share_blocks_again();
     const auto known = std::find(libraries.begin(), libraries.end(), library);
     const Engine engine = known != libraries.end()
                               ? variants[static_cast<std::size_t>(known - libraries.begin())].engine
-                              : melt_bench::load_engine(library, argv[1], n_threads, repack);
+                              : melt_bench::load_engine(library, argv[1], n_threads, true);
     engine.pause(engine.instance, 1);
     libraries.push_back(library);
     variants.push_back({spec.substr(0, equals), engine, on, {}, {}});
   }
+  const bool one_session = std::count(libraries.begin(), libraries.end(), libraries[0]) == argc - 6;
+  if (melt_bench::stop_sharing_blocks() == 0 && !one_session)
+    fail("the engines share no memory: they would differ by where theirs lies");
   std::vector<std::int32_t> prompt;
   for (int i = 0; i < n_prompt; ++i)
     prompt.push_back(static_cast<std::int32_t>(random() % 2000));  // ids of any vocabulary
 
   for (int round = -1; round < rounds; ++round) {  // round -1 warms up
-    std::vector<Variant*> order;
-    for (Variant& variant : variants)
-      order.push_back(&variant);
-    std::shuffle(order.begin(), order.end(), random);
-    for (Variant* variant : order) {
-      variant->engine.reset(variant->engine.instance);
-      const std::int64_t ns = timed_step(*variant, prompt);
-      if (round >= 0)
-        variant->prefill_ns.push_back(ns);
+    for (const Turn& turn : prefill_turns(variants, random)) {
+      turn.variant->engine.reset(turn.variant->engine.instance);
+      const std::int64_t ns = timed_step(*turn.variant, prompt);
+      if (round >= 0 && turn.counts)
+        turn.variant->prefill_ns.push_back(ns);
     }
     std::vector<Turn> turns = turns_of_a_step(variants);
     for (int step = 0; step < kDecodePerRound; ++step) {

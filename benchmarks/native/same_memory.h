@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// The same memory for all engines that are compared. Physical memory is not alike: which of it a large block gets
+// decides how the caches hold it, and makes two copies of one library differ by up to 13 % for as long as they live.
+// So whoever allocates the same large blocks in the same order gets the same ones: weights and KV cache.
+//
+// Linked into a program, it serves the engines that the program opens one after the other. Preloaded (LD_PRELOAD) with
+// MELT_BENCH_MEMORY=DIR, a folder of a tmpfs, it serves programs that run one after the other: blocks are files there.
+#ifndef MELT_BENCH_SAME_MEMORY_H
+#define MELT_BENCH_SAME_MEMORY_H
+
+#include <cstddef>
+
+namespace melt_bench {
+
+/// From here on blocks are given out again, from the first, although they are in use: the engines take turns, and each
+/// writes what the others would.
+void share_blocks_again();
+/// From here on new blocks are new memory. Returns the bytes of the blocks that more than one has got.
+std::size_t stop_sharing_blocks();
+
+}  // namespace melt_bench
+
+#endif  // MELT_BENCH_SAME_MEMORY_H
