@@ -2,10 +2,9 @@
 
 Copies of one library hold a session each, all in one process; every prefill and every decode step is run by each of
 them, one after the other in random order, and compared with the stock one of the same round. "stock copy" is the A/A
-control: what differs there is noise, and where memory lies makes up to some percent of it. "hooks off" and "ops
-recorded" share a session: between those two only the recording differs. "set_instrument" is the machine's own hook with
-an empty callback, switched on for its steps: our hooks stand elsewhere because of what it costs. Each of many processes
-gives one ratio; the figure is their median.
+control: what differs there is noise. "hooks off" and "ops recorded" share a session: between those two only the
+recording differs. "set_instrument" is the machine's own hook with an empty callback, switched on for its steps: our
+hooks stand elsewhere because of what it costs. Each of many processes gives one ratio; the figure is their median.
 
     .venv/bin/python benchmarks/bench_mlc_overhead.py [DIR] [--processes P] [--rounds R] [--threads 1,2]
 
