@@ -23,12 +23,14 @@ constexpr std::size_t kMostBlocks = 256;
 struct Block {
   void* address;
   std::size_t size;
+  unsigned owner;  // who was the first to get it
   bool in_use;
   bool shared;
 };
 
 Block g_blocks[kMostBlocks];
 std::size_t g_n_blocks = 0;
+unsigned g_owner = 0;
 bool g_sharing = true;
 std::mutex g_mutex;
 
@@ -63,7 +65,8 @@ void* large_block(std::size_t size) {
     if (g_blocks[i].size != size)
       continue;
     if (!g_blocks[i].in_use) {
-      g_blocks[i].in_use = g_blocks[i].shared = true;
+      g_blocks[i].in_use = true;
+      g_blocks[i].shared |= g_blocks[i].owner != g_owner;
       return g_blocks[i].address;
     }
     ++n_of_size;
@@ -73,7 +76,7 @@ void* large_block(std::size_t size) {
   void* mapped = map_block(size, n_of_size);
   if (mapped == MAP_FAILED)
     return nullptr;
-  g_blocks[g_n_blocks++] = {mapped, size, true, false};
+  g_blocks[g_n_blocks++] = {mapped, size, g_owner, true, false};
   return mapped;
 }
 
@@ -94,6 +97,7 @@ namespace melt_bench {
 
 void share_blocks_again() {
   const std::lock_guard<std::mutex> lock(g_mutex);
+  ++g_owner;
   for (std::size_t i = 0; i < g_n_blocks; ++i)
     g_blocks[i].in_use = false;
 }
