@@ -12,11 +12,13 @@
 #include <mutex>
 
 extern "C" void* __libc_memalign(std::size_t alignment, std::size_t size);
+extern "C" void* __libc_malloc(std::size_t size);
 extern "C" void __libc_free(void* block);
 
 namespace {
 
 constexpr std::size_t kLarge = 1 << 20;
+constexpr std::size_t kScratch = 1 << 15;
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kMostBlocks = 256;
 
@@ -121,6 +123,11 @@ extern "C" __attribute__((visibility("default"))) int posix_memalign(void** bloc
     found = __libc_memalign(alignment, size);
   *block = found;
   return found == nullptr ? ENOMEM : 0;
+}
+
+// The scratch memory of ggml's products is from malloc: whether its rows lie at cache lines is the heap's chance.
+extern "C" __attribute__((visibility("default"))) void* malloc(std::size_t size) {
+  return size >= kScratch ? __libc_memalign(kPage, size) : __libc_malloc(size);
 }
 
 extern "C" __attribute__((visibility("default"))) void free(void* block) {
