@@ -28,7 +28,7 @@ def main() -> int:
     """Builds, runs and prints. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--processes", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=8, help="per process: a prefill and 16 decode steps each")
+    parser.add_argument("--rounds", type=int, default=8, help="per process: 2 prefills and 16 decode steps each")
     parser.add_argument("--prompt", type=int, default=64, help="tokens of the prefill")
     parser.add_argument("--threads", default="1,2")
     args = parser.parse_args()

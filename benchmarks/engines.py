@@ -56,7 +56,7 @@ def run_engines(
         n_threads: Threads of each session.
         libraries: The variants, as that program takes them.
         processes: How many to run, one after the other.
-        rounds: Of each process: a prefill of `prompt` tokens and 16 decode steps of each variant.
+        rounds: Of each process: 2 prefills of `prompt` tokens and 16 decode steps of each variant.
         prompt: Tokens of a prefill.
         environment: What is added to the environment, unless it is set there.
     """
