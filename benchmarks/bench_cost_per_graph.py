@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from common import ROOT, Interval, demo_model, median_interval, speed_verdict
-from engines import Runs, build_llama_cpp_engines, run_engines
+from engines import A_ROUND, Runs, build_llama_cpp_engines, run_engines
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -57,7 +57,7 @@ def main() -> int:
     """Builds, runs and prints. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--processes", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=25, help="per process: 2 prefills and 16 decode steps each")
+    parser.add_argument("--rounds", type=int, default=12, help=f"per process: {A_ROUND}")
     parser.add_argument("--threads", default="1,2")
     args = parser.parse_args()
 

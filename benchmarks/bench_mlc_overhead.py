@@ -20,7 +20,7 @@ import shutil
 import sys
 
 from common import build, mlc_model, speed_verdict, verdict
-from engines import PHASES, report, run_engines
+from engines import A_ROUND, PHASES, report, run_engines
 
 VARIANTS = ("stock", "stock copy", "set_instrument", "hooks off", "ops recorded")
 
@@ -30,7 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", nargs="?", help="a model directory")
     parser.add_argument("--processes", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=4, help="per process: 2 prefills and 16 decode steps each")
+    parser.add_argument("--rounds", type=int, default=4, help=f"per process: {A_ROUND}")
     parser.add_argument("--prompt", type=int, default=64, help="tokens of the prefill")
     parser.add_argument("--threads", default="1,2")
     args = parser.parse_args()

@@ -21,14 +21,14 @@ import argparse
 import sys
 
 from common import demo_model, speed_verdict
-from engines import PHASES, build_llama_cpp_engines, report, run_engines
+from engines import A_ROUND, PHASES, build_llama_cpp_engines, report, run_engines
 
 
 def main() -> int:
     """Builds, runs and prints. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--processes", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=8, help="per process: 2 prefills and 16 decode steps each")
+    parser.add_argument("--processes", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=8, help=f"per process: {A_ROUND}")
     parser.add_argument("--prompt", type=int, default=64, help="tokens of the prefill")
     parser.add_argument("--threads", default="1,2")
     args = parser.parse_args()

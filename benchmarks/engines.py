@@ -22,6 +22,8 @@ import numpy as np
 from common import Interval, build, median_interval, verdict
 
 PHASES = ("decode", "prefill")
+#: What native/overhead.cpp does in a round, for the help of --rounds.
+A_ROUND = "8 prefills and 32 decode steps of each variant"
 Runs = list[dict[str, dict[str, Any]]]  # of each process and variant: decode_ns, prefill_ns, records, dropped
 
 
@@ -56,7 +58,7 @@ def run_engines(
         n_threads: Threads of each session.
         libraries: The variants, as that program takes them.
         processes: How many to run, one after the other.
-        rounds: Of each process: 2 prefills of `prompt` tokens and 16 decode steps of each variant.
+        rounds: Of each process; see A_ROUND.
         prompt: Tokens of a prefill.
         environment: What is added to the environment, unless it is set there.
     """

@@ -21,7 +21,7 @@ namespace {
 using melt_bench::Engine;
 using melt_bench::fail;
 
-constexpr int kPrefillsPerRound = 2, kDecodePerRound = 16;
+constexpr int kPrefillsPerRound = 8, kDecodePerRound = 32;
 constexpr std::int64_t kSettleNs = 200'000;  // until woken threads poll again
 
 std::int64_t now_ns() {
@@ -87,21 +87,18 @@ std::vector<Turn> turns_of_a_step(std::vector<Variant>& variants) {
   return turns;
 }
 
-/// The prefills of a round. Behind a decode a session builds its graph anew, so that its first one does not count.
-std::vector<Turn> prefill_turns(std::vector<Variant>& variants, std::mt19937& random) {
-  std::vector<Turn> first, counted;
-  for (Variant& variant : variants) {
-    const bool is_new = std::none_of(first.begin(), first.end(), [&](const Turn& turn) {
-      return turn.variant->engine.instance == variant.engine.instance;
-    });
-    if (is_new)
-      first.push_back({&variant, false});
-    counted.insert(counted.end(), kPrefillsPerRound, {&variant, true});
+/// One evaluation for each turn, in random order. A prefill begins with an empty KV cache.
+void take_turns(std::vector<Turn>& turns, const std::vector<std::int32_t>& ids, bool is_prefill, bool counts,
+                std::mt19937& random) {
+  std::shuffle(turns.begin(), turns.end(), random);
+  for (const Turn& turn : turns) {
+    Variant& variant = *turn.variant;
+    if (is_prefill)
+      variant.engine.reset(variant.engine.instance);
+    const std::int64_t ns = timed_step(variant, ids);
+    if (counts && turn.counts)
+      (is_prefill ? variant.prefill_ns : variant.decode_ns).push_back(ns);
   }
-  std::shuffle(first.begin(), first.end(), random);
-  std::shuffle(counted.begin(), counted.end(), random);
-  first.insert(first.end(), counted.begin(), counted.end());
-  return first;
 }
 
 void print(const char* key, const std::vector<std::int64_t>& values, bool last) {
@@ -147,22 +144,16 @@ int main(int argc, char** argv) {
   for (int i = 0; i < n_prompt; ++i)
     prompt.push_back(static_cast<std::int32_t>(random() % 2000));  // ids of any vocabulary
 
+  std::vector<Turn> prefill_turns, decode_turns = turns_of_a_step(variants);
+  for (Variant& variant : variants)
+    prefill_turns.push_back({&variant, true});
   for (int round = -1; round < rounds; ++round) {  // round -1 warms up
-    for (const Turn& turn : prefill_turns(variants, random)) {
-      turn.variant->engine.reset(turn.variant->engine.instance);
-      const std::int64_t ns = timed_step(*turn.variant, prompt);
-      if (round >= 0 && turn.counts)
-        turn.variant->prefill_ns.push_back(ns);
-    }
-    std::vector<Turn> turns = turns_of_a_step(variants);
+    // Behind a decode a session builds its graph anew, so that the first prefills do not count.
+    for (int prefill = -1; prefill < kPrefillsPerRound; ++prefill)
+      take_turns(prefill_turns, prompt, true, round >= 0 && prefill >= 0, random);
     for (int step = 0; step < kDecodePerRound; ++step) {
       const std::vector<std::int32_t> token{prompt[static_cast<std::size_t>(step) % prompt.size()]};
-      std::shuffle(turns.begin(), turns.end(), random);
-      for (const Turn& turn : turns) {
-        const std::int64_t ns = timed_step(*turn.variant, token);
-        if (round >= 0 && turn.counts)
-          turn.variant->decode_ns.push_back(ns);
-      }
+      take_turns(decode_turns, token, false, round >= 0, random);
     }
     for (Variant& variant : variants) {
       std::uint64_t records = 0, dropped = 0;
