@@ -5,9 +5,9 @@ after the other in random order, and compared with the stock one of the same rou
 is the A/A control: what differs there is noise. Each session takes as many steps, so that contexts are as long.
 
 Where memory lies makes one of two equal objects up to 13 % faster for as long as a process lives. So all have their
-weights and KV caches in the same memory (native/same_memory.h), which leaves some 0.5 %, and there are many processes:
-each gives one ratio, and the figure is their median. Hooks off and on share a session, so that their ratio, recording
-alone, has least noise.
+weights, caches and scratch in the same memory (native/same_memory.h), which leaves some 0.5 %, and there are many
+processes: each gives one ratio, and the figure is their median. Hooks off and on share a session, so that their ratio,
+recording alone, has least noise.
 
     .venv/bin/python benchmarks/bench_overhead.py [--processes P] [--rounds R] [--threads 1,2]
 

@@ -115,6 +115,10 @@ int main(int argc, char** argv) {
     fail("usage: overhead MODEL N_THREADS ROUNDS N_PROMPT SEED NAME=LIBRARY[:on] ...");
   const int n_threads = std::atoi(argv[2]), rounds = std::atoi(argv[3]), n_prompt = std::atoi(argv[4]);
   std::mt19937 random(static_cast<unsigned>(std::atoi(argv[5])));
+  std::vector<std::int32_t> prompt;
+  for (int i = 0; i < n_prompt; ++i)
+    prompt.push_back(static_cast<std::int32_t>(random() % 2000));  // ids of any vocabulary
+
   // In random order: what is loaded first finds memory in another state than what is loaded last.
   std::vector<std::string> specs(argv + 6, argv + argc);
   std::shuffle(specs.begin(), specs.end(), random);
@@ -130,20 +134,21 @@ int main(int argc, char** argv) {
     const std::string library = spec.substr(equals + 1);
     melt_bench::share_blocks_again();
     const auto known = std::find(libraries.begin(), libraries.end(), library);
-    const Engine engine = known != libraries.end()
-                              ? variants[static_cast<std::size_t>(known - libraries.begin())].engine
-                              : melt_bench::load_engine(library, argv[1], n_threads, true);
-    engine.pause(engine.instance, 1);
+    const bool is_new = known == libraries.end();
+    const Engine engine = is_new ? melt_bench::load_engine(library, argv[1], n_threads, true)
+                                 : variants[static_cast<std::size_t>(known - libraries.begin())].engine;
     libraries.push_back(library);
     variants.push_back({spec.substr(0, equals), engine, on, {}, {}});
+    if (is_new) {
+      engine.pause(engine.instance, 1);
+      melt_bench::share_scratch(true);
+      timed_step(variants.back(), prompt);
+      melt_bench::share_scratch(false);
+    }
   }
   const bool one_session = std::count(libraries.begin(), libraries.end(), libraries[0]) == argc - 6;
   if (melt_bench::stop_sharing_blocks() == 0 && !one_session)
     fail("the engines share no memory: they would differ by where theirs lies");
-  std::vector<std::int32_t> prompt;
-  for (int i = 0; i < n_prompt; ++i)
-    prompt.push_back(static_cast<std::int32_t>(random() % 2000));  // ids of any vocabulary
-
   std::vector<Turn> prefill_turns, decode_turns = turns_of_a_step(variants);
   for (Variant& variant : variants)
     prefill_turns.push_back({&variant, true});

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
+#include <new>
 
 extern "C" void* __libc_memalign(std::size_t alignment, std::size_t size);
 extern "C" void* __libc_malloc(std::size_t size);
@@ -34,6 +35,7 @@ Block g_blocks[kMostBlocks];
 std::size_t g_n_blocks = 0;
 unsigned g_owner = 0;
 bool g_sharing = true;
+bool g_sharing_scratch = false;
 std::mutex g_mutex;
 
 /// Returns the file that the next program finds again for its `nth` block of this size.
@@ -113,6 +115,11 @@ std::size_t stop_sharing_blocks() {
   return shared;
 }
 
+void share_scratch(bool shares) {
+  const std::lock_guard<std::mutex> lock(g_mutex);
+  g_sharing_scratch = shares;
+}
+
 }  // namespace melt_bench
 
 // ggml allocates the buffers of its CPU backend with posix_memalign.
@@ -123,6 +130,24 @@ extern "C" __attribute__((visibility("default"))) int posix_memalign(void** bloc
     found = __libc_memalign(alignment, size);
   *block = found;
   return found == nullptr ? ENOMEM : 0;
+}
+
+// What ggml's products work in is the only large array that an evaluation makes with new[].
+__attribute__((visibility("default"))) void* operator new[](std::size_t size) {
+  void* found = g_sharing_scratch && size >= kScratch ? large_block(size) : nullptr;
+  if (found == nullptr)
+    found = std::malloc(size == 0 ? 1 : size);
+  if (found == nullptr)
+    throw std::bad_alloc();
+  return found;
+}
+
+__attribute__((visibility("default"))) void operator delete[](void* block) noexcept {
+  std::free(block);
+}
+
+__attribute__((visibility("default"))) void operator delete[](void* block, std::size_t) noexcept {
+  std::free(block);
 }
 
 // The scratch memory of ggml's products is from malloc: whether its rows lie at cache lines is the heap's chance.
