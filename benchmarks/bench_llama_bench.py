@@ -7,9 +7,9 @@ llama-bench over the first is the A/A control. llama-bench times evaluation alon
 sampling, because a user waits for it. Exits 1 if the median of melt over llama-bench (mean of its two) is below 0.98.
 
 A machine that others use changes its speed within seconds, and a process is some percent faster or slower for as long
-as it lives, by which physical memory it got. So the programs stay loaded and take turns, each stopped while another
-runs (llama-bench where it has printed a test's result, and sets up the next); and in each set, which starts them anew,
-they have their weights and KV caches in the same memory (native/same_memory.h).
+as it lives, by which physical memory it got. So the programs stay loaded and take turns: each stops itself when it has
+printed a test's result. In each set, which starts them anew, they have their weights, KV caches and compute buffers in
+the same memory (native/same_memory.h).
 
 What runs before a phase changes its speed too, so it is the same for both:
 - A prefill follows a prefill, and llama.cpp uses the graph again: melt stops at the first output token, as llama-bench
@@ -45,25 +45,21 @@ Speeds = dict[tuple[str, str], list[float]]  # tokens per second of each program
 
 
 class Program:
-    """A program that prints a line of JSON for each test, stopped but in its turns."""
+    """A program that prints a line of JSON for each test and stops itself then: native/stop_after_result.cpp."""
 
     def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
         """Starts it."""
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         self._process.send_signal(signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)
 
     def turn(self) -> dict[str, Any]:
         """Lets it run one test and returns what it printed."""
-        assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write("\n")  # melt waits for it
-        self._process.stdin.flush()
         self._process.send_signal(signal.SIGCONT)
         line = self._process.stdout.readline()
-        self._process.send_signal(signal.SIGSTOP)
-        if not line:
+        _, status = os.waitpid(self._process.pid, os.WUNTRACED)
+        if not line or not os.WIFSTOPPED(status):
             raise RuntimeError(f"{self._process.args!r} ended early")
         result: dict[str, Any] = json.loads(line)
         return result

@@ -1,4 +1,4 @@
-"""What bench_llama_bench.py has of melt: for each line it reads, one run, and a line of JSON with its speeds.
+"""What bench_llama_bench.py has of melt: a run, a line of JSON with its speeds, a stop until SIGCONT, and so on.
 
 melt_turns.py N_THREADS N_PROMPT N_OUTPUT N_WARMUP
 """
@@ -6,6 +6,8 @@ melt_turns.py N_THREADS N_PROMPT N_OUTPUT N_WARMUP
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 
 import melt_core as melt
@@ -14,8 +16,9 @@ from common import demo_model
 n_threads, n_prompt, n_output, n_warmup = (int(argument) for argument in sys.argv[1:])
 # As much context as llama-bench's tests have at most.
 with melt.load(demo_model(), n_threads=n_threads, n_ctx=n_prompt + n_output) as llm:
-    for _ in sys.stdin:
+    while True:
         with melt.profile(llm) as prof:  # with ops recorded, as users have it by default
             prof.run(prompt_tokens=n_prompt, max_tokens=n_output, ignore_eos=True, warmup=n_warmup, overhead_budget_s=0)
         figures = prof.trace.summary().to_json()
         print(json.dumps({phase: figures[f"{phase}_tok_s"] for phase in ("prefill", "decode")}), flush=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
