@@ -8,7 +8,7 @@ of a round. A prefill's graph is new to the recorder, which captures it: that is
 what recording could take of the caches: its log is some KB per token, and "recording alone" of bench_overhead.py has
 that.
 
-    .venv/bin/python benchmarks/bench_cost_per_graph.py [--processes P] [--rounds R] [--threads 1,2]
+    .venv/bin/python benchmarks/bench_cost_per_graph.py [--processes P] [--rounds R] [--prompt N] [--threads 1,2]
 
 Exits 1 if that is more than 0.5 % of the fastest step for recording ops, or 0.2 % for hooks that are off.
 """
@@ -53,6 +53,28 @@ def as_speed(cost: Interval, step_us: float) -> Interval:
     return Interval(median, low, high, cost.n_samples)
 
 
+def judge(runs: Runs, demo: dict[str, list[int]], n_threads: int, phase: str) -> bool:
+    """Prints the costs in a phase and returns whether they hold, against the times of the demo's steps."""
+    key = f"{phase}_ns"
+    step_us = min(demo[key]) / 1e3
+    graph_us = float(np.median([run["stock"][key] for run in runs])) / 1e3
+    print(f"\n{n_threads} thread(s), {phase}, us: a graph takes {graph_us:.0f}, the demo's fastest {step_us:.0f}")
+    costs = {name: cost_us(runs, phase, *variants) for name, variants in COSTS.items()}
+    for name, cost in costs.items():
+        print(f"{name:<16} {cost.shown(digits=1):>22}  of the demo's {cost.median / step_us:>8.3%}")
+    speeds = {name: as_speed(cost, step_us) for name, cost in costs.items()}
+    verdicts = [
+        speed_verdict(
+            f"{n_threads} thread(s), {phase}, {name}, by its cost per graph",
+            speeds[name],
+            at_least=bound,
+            control=speeds["stock copy"],
+        )
+        for name, bound in BOUNDS.items()
+    ]
+    return all(verdicts)
+
+
 def main() -> int:
     """Builds, runs and prints. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -77,28 +99,6 @@ def main() -> int:
             for phase in PHASES:
                 holds &= judge(runs, demo["stock"], n_threads, phase)
     return 0 if holds else 1
-
-
-def judge(runs: Runs, demo: dict[str, list[int]], n_threads: int, phase: str) -> bool:
-    """Prints the costs in a phase and returns whether they hold, against the times of the demo's steps."""
-    key = f"{phase}_ns"
-    step_us = min(demo[key]) / 1e3
-    graph_us = float(np.median([run["stock"][key] for run in runs])) / 1e3
-    print(f"\n{n_threads} thread(s), {phase}, us: a graph takes {graph_us:.0f}, the demo's fastest {step_us:.0f}")
-    costs = {name: cost_us(runs, phase, *variants) for name, variants in COSTS.items()}
-    for name, cost in costs.items():
-        print(f"{name:<16} {cost.shown(digits=1):>22}  of the demo's {cost.median / step_us:>8.3%}")
-    speeds = {name: as_speed(cost, step_us) for name, cost in costs.items()}
-    verdicts = [
-        speed_verdict(
-            f"{n_threads} thread(s), {phase}, {name}, by its cost per graph",
-            speeds[name],
-            at_least=bound,
-            control=speeds["stock copy"],
-        )
-        for name, bound in BOUNDS.items()
-    ]
-    return all(verdicts)
 
 
 if __name__ == "__main__":

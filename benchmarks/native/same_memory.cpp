@@ -150,7 +150,7 @@ __attribute__((visibility("default"))) void operator delete[](void* block, std::
   std::free(block);
 }
 
-// The scratch memory of ggml's products is from malloc: whether its rows lie at cache lines is the heap's chance.
+// Where nothing is shared, whether rows of that scratch memory lie at cache lines would be the heap's chance.
 extern "C" __attribute__((visibility("default"))) void* malloc(std::size_t size) {
   return size >= kScratch ? __libc_memalign(kPage, size) : __libc_malloc(size);
 }

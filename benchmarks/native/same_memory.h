@@ -2,8 +2,8 @@
 // The same memory for all engines that are compared. Physical memory is not alike: which of it a large block gets
 // decides how the caches hold it, and makes two copies of one library differ by up to 13 % for as long as they live.
 // So whoever allocates the same large blocks in the same order gets the same ones: weights, KV cache, compute buffers.
-// And where malloc has larger blocks lie is chance too (rows of a product may cross cache lines): all are
-// aligned, and the scratch memory of products is shared as well (share_scratch).
+// And where malloc has larger blocks lie is chance too (rows of a product may cross cache lines): all are aligned, and
+// the engines of one program share the scratch memory of products as well.
 //
 // Linked into a program, it serves the engines that the program opens one after the other. Preloaded (LD_PRELOAD) with
 // MELT_BENCH_MEMORY=DIR, a folder of a tmpfs, it serves programs that run one after the other: blocks are files there.
