@@ -12,12 +12,21 @@ namespace {
 
 using melt_test::SpinGraph;
 
-/// From the end of a node to the begin of the next on a thread: what a barrier takes, or an interruption there.
-std::int64_t slack_ns(const SpinGraph& graph, unsigned node, unsigned n_threads) {
-  std::int64_t longest = 0;
-  for (unsigned thread = 0; thread < n_threads; ++thread)
-    longest = std::max(longest, graph.times(node + 1, thread).begun_ns - graph.ended_ns(node));
-  return longest;
+/// From the end of each node to a time by which it was stamped, beyond what is usual for the thread that was the last.
+std::vector<std::int64_t> slacks_ns(const SpinGraph& graph, unsigned n_threads, unsigned n_nodes) {
+  std::vector<std::int64_t> slacks;
+  std::vector<std::vector<std::int64_t>> of_last(n_threads);
+  for (unsigned node = 0; node + 1 < n_nodes; ++node) {
+    slacks.push_back(graph.stamped_ns(node) - graph.ended_ns(node));
+    of_last[graph.last_thread(node)].push_back(slacks.back());
+  }
+  for (std::vector<std::int64_t>& each : of_last)
+    std::sort(each.begin(), each.end());
+  for (unsigned node = 0; node + 1 < n_nodes; ++node) {
+    const std::vector<std::int64_t>& alike = of_last[graph.last_thread(node)];
+    slacks[node] = std::max<std::int64_t>(slacks[node] - alike[alike.size() / 2], 0);
+  }
+  return slacks;
 }
 
 void measure(std::int64_t op_ns, unsigned n_threads, unsigned n_nodes) {
@@ -26,15 +35,9 @@ void measure(std::int64_t op_ns, unsigned n_threads, unsigned n_nodes) {
     return node % n_threads == thread ? op_ns : op_ns - op_ns / 5;
   });
   const std::vector<melt::OpRecord> records = graph.record().ops;
-  std::vector<std::int64_t> slacks;
-  for (unsigned node = 0; node + 1 < n_nodes; ++node)
-    slacks.push_back(slack_ns(graph, node, n_threads));
-  std::vector<std::int64_t> sorted = slacks;
-  std::sort(sorted.begin(), sorted.end());
-  const std::int64_t usual_ns = sorted[sorted.size() / 2];
+  const std::vector<std::int64_t> slacks = slacks_ns(graph, n_threads, n_nodes);
   for (unsigned node = 1; node + 1 < n_nodes; ++node) {
-    const std::int64_t uncertainty_ns =
-        std::max<std::int64_t>(slacks[node - 1] - usual_ns, 0) + std::max<std::int64_t>(slacks[node] - usual_ns, 0);
+    const std::int64_t uncertainty_ns = slacks[node - 1] + slacks[node];
     for (unsigned thread = 0; thread < n_threads; ++thread) {
       const std::int64_t took_ns = graph.times(node, thread).ended_ns - graph.ended_ns(node - 1);
       static const char* separator = "";

@@ -230,48 +230,61 @@ class SyntheticSession final : public Session, public OpTruthLog {
     std::uint64_t begin_ticks = 0;
     // A group begins when the last thread has ended the one before: what the barrier costs does not add to an op.
     const auto work = [&](std::uint32_t thread) {
-      melt_thread_stamps* stamps = recorder != nullptr ? &recorder->thread_stamps()[thread] : nullptr;
+      // Copies, as in ggml's node loop: while a thread stamps, none of its cache lines goes to a neighbour.
+      melt_thread_stamps stamps = recorder != nullptr ? recorder->thread_stamps()[thread] : melt_thread_stamps{};
+      std::vector<OpTruth> truth = std::move(truth_[thread]);
       std::int64_t start = barrier.meet(clock_.steady_ns()) + kStartNs;
       std::int64_t begun = 0;
-      while ((begun = clock_.steady_ns()) < start) {
-      }
+      std::int64_t start_slack = 0;
+      // Reads in every turn, and the last counts: what a reading needs is in the caches when it does.
+      do {
+        if (stamps.counters != nullptr) {
+          stamps.counters->count = 0;
+          melt_count(stamps.counters);
+        }
+        begun = clock_.steady_ns();
+        stamps.thread_begin = clock_.ticks();
+        start_slack = clock_.steady_ns() - begun;
+      } while (begun < start);
       if (thread == 0)
-        begin_ticks = clock_.ticks();
-      melt_thread_counters* counters = stamps != nullptr ? stamps->counters : nullptr;
-      if (counters != nullptr)
-        melt_count(counters);
-      if (stamps != nullptr)
-        stamps->thread_begin = clock_.ticks();
-      std::int64_t start_slack = clock_.steady_ns() - begun;
+        begin_ticks = stamps.thread_begin;
       for (std::uint32_t group = 0; group < model_.groups_per_graph() && !stop.load(); ++group) {
         const std::int64_t end = start + model_.duration_ns(group, thread, n_tokens);
+        const melt_thread_stamps before = stamps;
         std::int64_t now = 0;
-        while ((now = clock_.steady_ns()) < end) {
-        }
-        if (stamps != nullptr)
-          stamp(*stamps, clock_.ticks(), group);
-        if (truth_[thread].size() < model_.log_ops)
-          truth_[thread].push_back({now - begun, clock_.steady_ns() - now, start_slack});
+        std::int64_t stamped = 0;
+        do {  // likewise
+          stamps = before;
+          now = clock_.steady_ns();
+          if (recorder != nullptr)
+            stamp(stamps, clock_.ticks(), group);
+          stamped = clock_.steady_ns();
+        } while (now < end);
+        if (truth.size() < model_.log_ops)
+          truth.push_back({now - begun, stamped - now, start_slack});
         start_slack = 0;
         if (thread == 0 && cancelled())
           stop.store(true);
         begun = start = barrier.meet(now);
-        if (counters != nullptr)
-          melt_count(counters);
+        if (stamps.counters != nullptr)
+          melt_count(stamps.counters);
       }
-      if (stamps != nullptr)
-        stamps->thread_end = clock_.ticks();
+      stamps.thread_end = clock_.ticks();
+      truth_[thread] = std::move(truth);
+      if (recorder != nullptr)
+        recorder->thread_stamps()[thread] = stamps;
     };
+    if (recorder != nullptr)
+      recorder->graph_begin(0);
     std::vector<std::thread> workers;
     for (std::uint32_t i = 1; i < options_.n_threads; ++i)
       workers.emplace_back(work, i);
-    if (recorder != nullptr)
-      recorder->graph_begin(0);
     work(0);
-    if (recorder != nullptr)
-      recorder->graph_end(options_.n_threads, begin_ticks, clock_.ticks(), cancelled());
+    const std::uint64_t end_ticks = clock_.ticks();
     for (std::thread& worker : workers)
       worker.join();
+    if (recorder != nullptr)
+      recorder->graph_end(options_.n_threads, begin_ticks, end_ticks, cancelled());
   }
 
   SyntheticModel model_;
