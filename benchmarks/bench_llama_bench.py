@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/bench_llama_bench.py [--sets S] [--rounds R] [--threads 1,2]
 
-In each round two llama-benches and melt run a test, in random order, with the same token counts and threads; the second
-llama-bench over the first is the A/A control. llama-bench times evaluation alone; melt's decode_tok_s contains
-sampling, because a user waits for it. Exits 1 if the median of melt over llama-bench (mean of its two) is below 0.98.
+In each round two llama-benches and melt take turns in running a test, in random order, with the same token counts and
+threads; the second llama-bench over the first is the A/A control. llama-bench times evaluation alone; melt's
+decode_tok_s contains sampling, because a user waits for it. Exits 1 if the median of melt over llama-bench (mean of its
+two) is below 0.98.
 
 A machine that others use changes its speed within seconds, and a process is some percent faster or slower for as long
 as it lives, by which physical memory it got. So the programs stay loaded and take turns: each stops itself when it has
@@ -29,7 +30,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -38,18 +39,25 @@ import numpy as np
 
 from common import build, demo_model, median_interval, speed_verdict
 
-PHASES = ("prefill", "decode")
+#: Turns of each phase in a round: a prefill is shorter, and so swings more with what the machine does meanwhile.
+TURNS = {"prefill": 4, "decode": 1}
 PROGRAMS = ("llama-bench", "llama-bench again", "melt")
 TMPFS = "/dev/shm"
-Speeds = dict[tuple[str, str], list[float]]  # tokens per second of each program and phase, by round
+Speeds = dict[tuple[str, str], list[float]]  # tokens per second of each program and phase, by turn
 
 
 class Program:
     """A program that prints a line of JSON for each test and stops itself then: native/stop_after_result.cpp."""
 
     def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
-        """Starts it."""
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        """Starts it.
+
+        In a session of its own: where a shell ends before its background job does, the kernel makes all stopped
+        processes of that job's group continue, at once.
+        """
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        )
         self._process.send_signal(signal.SIGSTOP)
         os.waitpid(self._process.pid, os.WUNTRACED)
 
@@ -94,6 +102,14 @@ def speed(result: dict[str, Any], phase: str) -> float:
     return float(result[phase] if phase in result else result["samples_ts"][0])
 
 
+def turns(rounds: int, order: random.Random) -> Iterator[tuple[str, str]]:
+    """Yields whose turn it is, as program and phase."""
+    for _ in range(rounds):
+        for phase, n_turns in TURNS.items():
+            for _ in range(n_turns):
+                yield from ((name, phase) for name in order.sample(PROGRAMS, len(PROGRAMS)))
+
+
 def one_set(commands: dict[tuple[str, str], list[str]], preload: Path, rounds: int, order: random.Random) -> Speeds:
     """Starts the programs, lets them take turns, and returns what they printed."""
     speeds: Speeds = {key: [] for key in commands}
@@ -101,12 +117,10 @@ def one_set(commands: dict[tuple[str, str], list[str]], preload: Path, rounds: i
         memory = stack.enter_context(tempfile.TemporaryDirectory(dir=TMPFS))
         environment = {**os.environ, "LD_PRELOAD": str(preload), "MELT_BENCH_MEMORY": memory}
         programs = {key: stack.enter_context(Program(command, environment)) for key, command in commands.items()}
-        for number in range(rounds + 1):  # the first loads the model and warms up
-            for phase in PHASES:
-                for name in order.sample(PROGRAMS, len(PROGRAMS)):
-                    found = speed(programs[name, phase].turn(), phase)
-                    if number > 0:
-                        speeds[name, phase].append(found)
+        for program in programs.values():
+            program.turn()  # loads the model and warms up
+        for name, phase in turns(rounds, order):
+            speeds[name, phase].append(speed(programs[name, phase].turn(), phase))
         if not any(Path(memory).iterdir()):
             raise RuntimeError("the programs have no memory in common: they would differ by where theirs lies")
     return speeds
@@ -129,12 +143,14 @@ def main() -> int:
     for n_threads in args.threads.split(","):
         test = (n_threads, args.prompt, args.generate)
         commands = {
-            (name, phase): melt(phase, *test) if name == "melt" else llama_bench(program, phase, *test, args.rounds + 1)
+            (name, phase): melt(phase, *test)
+            if name == "melt"
+            else llama_bench(program, phase, *test, args.rounds * n_turns + 1)
             for name in PROGRAMS
-            for phase in PHASES
+            for phase, n_turns in TURNS.items()
         }
         sets = [one_set(commands, preload, args.rounds, order) for _ in range(args.sets)]
-        for phase in PHASES:
+        for phase in TURNS:
             first, second, ours = (np.concatenate([speeds[name, phase] for speeds in sets]) for name in PROGRAMS)
             theirs = (first + second) / 2
             ratio, control = median_interval(ours / theirs), median_interval(second / first)
