@@ -65,8 +65,9 @@ class SpinGraph {
     ggml_cplan plan = ggml_graph_plan(graph_, static_cast<int>(n_threads_), pool_.get());
     plan.abort_callback = note_stamped;
     plan.abort_callback_data = this;
-    for (int time = 0; time < 2; ++time) {
+    {
       const melt::RecordingScope recording(&hooks, recorder);
+      ggml_graph_compute(graph_, &plan);
       stamped_ns_.clear();
       ggml_graph_compute(graph_, &plan);
     }
