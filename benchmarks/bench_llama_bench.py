@@ -39,8 +39,8 @@ import numpy as np
 
 from common import build, demo_model, median_interval, speed_verdict
 
-#: Turns of each phase in a round: a prefill is shorter, and so swings more with what the machine does meanwhile.
-TURNS = {"prefill": 4, "decode": 1}
+#: Turns of each phase in a round: one is short, and so swings with what the machine does meanwhile, a prefill the most.
+TURNS = {"prefill": 4, "decode": 3}
 PROGRAMS = ("llama-bench", "llama-bench again", "melt")
 TMPFS = "/dev/shm"
 Speeds = dict[tuple[str, str], list[float]]  # tokens per second of each program and phase, by turn
@@ -149,7 +149,10 @@ def main() -> int:
             for name in PROGRAMS
             for phase, n_turns in TURNS.items()
         }
-        sets = [one_set(commands, preload, args.rounds, order) for _ in range(args.sets)]
+        sets = []
+        for number in range(1, args.sets + 1):
+            print(f"{n_threads} thread(s), set {number}/{args.sets}", end="\r", file=sys.stderr, flush=True)
+            sets.append(one_set(commands, preload, args.rounds, order))
         for phase in TURNS:
             first, second, ours = (np.concatenate([speeds[name, phase] for speeds in sets]) for name in PROGRAMS)
             theirs = (first + second) / 2
