@@ -2,8 +2,9 @@
  * The hook that third_party/patches/llama.cpp/0002-cpu-op-hooks.patch builds into ggml-cpu's node loop, and that
  * op_hooks.cpp serves. Plain C: ggml-cpu.c includes it.
  *
- * Cost when off: two predicted branches per group. When on: one counter read and one 24-byte store per group and
- * thread, before the barrier; without last_reads only those threads read that wait (benchmarks/bench_overhead.py).
+ * Cost when off: a test per graph and thread, then upstream's own loop. When on: one counter read and one 24-byte store
+ * per group and thread, before the barrier; without last_reads only those threads read that wait
+ * (benchmarks/bench_overhead.py).
  */
 #ifndef MELT_GGML_HOOK_H
 #define MELT_GGML_HOOK_H
