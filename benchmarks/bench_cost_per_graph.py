@@ -18,12 +18,13 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from common import ROOT, Interval, demo_model, median_interval, speed_verdict
-from engines import A_ROUND, PHASES, Runs, build_llama_cpp_engines, run_engines
+from engines import A_ROUND, COMPARED, PHASES, Run, Runs, build_llama_cpp_engines, paired, run_engines
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -31,20 +32,13 @@ from gguf import GGMLQuantizationType as TensorType
 
 from fakes.tiny_models import Dims, write_model
 
-#: What is compared: its name, and the variants whose steps are subtracted.
-COSTS = {
-    "stock copy": ("stock copy", "stock"),
-    "hooks off": ("hooks off", "stock"),
-    "ops recorded": ("ops recorded", "stock"),
-    "recording alone": ("ops recorded", "hooks off"),
-}
 BOUNDS = {"ops recorded": 0.995, "hooks off": 0.998}
 
 
-def cost_us(runs: Runs, phase: str, of: str, against: str) -> Interval:
-    """Returns by how much one variant's steps are longer than another's."""
-    key = f"{phase}_ns"
-    return median_interval([np.median(np.subtract(run[of][key], run[against][key])) / 1e3 for run in runs])
+def cost_us(run: Run, phase: str, of: str, against: Sequence[str]) -> float:
+    """Returns by how much one variant's steps are longer than those of others."""
+    times, others = paired(run, phase, of, against)
+    return float(np.median(times - others)) / 1e3
 
 
 def as_speed(cost: Interval, step_us: float) -> Interval:
@@ -59,7 +53,9 @@ def judge(runs: Runs, demo: dict[str, list[int]], n_threads: int, phase: str) ->
     step_us = min(demo[key]) / 1e3
     graph_us = float(np.median([run["stock"][key] for run in runs])) / 1e3
     print(f"\n{n_threads} thread(s), {phase}, us: a graph takes {graph_us:.0f}, the demo's fastest {step_us:.0f}")
-    costs = {name: cost_us(runs, phase, *variants) for name, variants in COSTS.items()}
+    costs = {
+        name: median_interval([cost_us(run, phase, *compared) for run in runs]) for name, compared in COMPARED.items()
+    }
     for name, cost in costs.items():
         print(f"{name:<16} {cost.shown(digits=1):>22}  of the demo's {cost.median / step_us:>8.3%}")
     speeds = {name: as_speed(cost, step_us) for name, cost in costs.items()}

@@ -1,13 +1,13 @@
 """What the hooks cost: stock llama.cpp against our build, hooks compiled in but off, and recording ops.
 
 Both are loaded into one process as shared objects; every prefill and every decode step is run by each of them, one
-after the other in random order, and compared with the stock one of the same round. A second copy of the stock object
-is the A/A control: what differs there is noise. Each session takes as many steps, so that contexts are as long.
+after the other in random order, and compared with the stock ones of the same step. The stock object is there twice:
+how its copy differs from it, the A/A control, is noise. Each session takes as many steps, so that contexts are as long.
 
 Where memory lies makes one of two equal objects up to 13 % faster for as long as a process lives. So all have their
-weights, caches and scratch in the same memory (native/same_memory.h), which leaves some 0.5 %, and there are many
-processes: each gives one ratio, and the figure is their median. Hooks off and on share a session, so that their ratio,
-recording alone, has least noise.
+weights, caches and scratch in the same memory (native/same_memory.h), and where their code lies is drawn anew for each
+process. There are many: each gives one ratio, and the figure is their median. Hooks off and on share a session, so
+that their ratio, recording alone, has least noise.
 
     .venv/bin/python benchmarks/bench_overhead.py [--processes P] [--rounds R] [--threads 1,2]
 
@@ -27,7 +27,7 @@ from engines import A_ROUND, PHASES, build_llama_cpp_engines, report, run_engine
 def main() -> int:
     """Builds, runs and prints. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--processes", type=int, default=24)
+    parser.add_argument("--processes", type=int, default=24, help="for each thread: steps that are briefer vary more")
     parser.add_argument("--rounds", type=int, default=8, help=f"per process: {A_ROUND}")
     parser.add_argument("--prompt", type=int, default=64, help="tokens of the prefill")
     parser.add_argument("--threads", default="1,2")
@@ -42,7 +42,7 @@ def main() -> int:
             demo_model(),
             n_threads,
             libraries,
-            processes=args.processes,
+            processes=args.processes * n_threads,
             rounds=args.rounds,
             prompt=args.prompt,
         )

@@ -2,7 +2,7 @@
 // Stock llama.cpp against melt_core's build, hooks off and on, step by step in one process in random order.
 // usage: overhead MODEL N_THREADS ROUNDS N_PROMPT SEED NAME=LIBRARY[:on] ...
 // Two names of one library share a session; all sessions share large blocks of memory (same_memory.h).
-// Prints a line of JSON: for each name the step times in ns, prefill and decode.
+// Prints a line of JSON: for each name the step times in ns, prefill and decode; of a step as many as it had turns.
 #include <time.h>
 
 #include <algorithm>
@@ -61,15 +61,9 @@ std::int64_t timed_step(Variant& variant, const std::vector<std::int32_t>& ids) 
   return duration;
 }
 
-/// One evaluation of a round: which variant, and whether its time is kept.
-struct Turn {
-  Variant* variant;
-  bool counts;
-};
-
 /// A turn for each variant, and for each session as many as for the one that most variants share: else the context of
 /// that would grow faster, and its attention be longer.
-std::vector<Turn> turns_of_a_step(std::vector<Variant>& variants) {
+std::vector<Variant*> turns_of_a_step(std::vector<Variant>& variants) {
   const auto n_sharing = [&](const Variant& variant) {
     return std::count_if(variants.begin(), variants.end(),
                          [&](const Variant& other) { return other.engine.instance == variant.engine.instance; });
@@ -77,27 +71,22 @@ std::vector<Turn> turns_of_a_step(std::vector<Variant>& variants) {
   std::ptrdiff_t most = 0;
   for (const Variant& variant : variants)
     most = std::max(most, n_sharing(variant));
-  std::vector<Turn> turns;
-  for (Variant& variant : variants) {
-    turns.push_back({&variant, true});
-    const bool is_alone = n_sharing(variant) == 1;
-    for (std::ptrdiff_t i = 1; is_alone && i < most; ++i)
-      turns.push_back({&variant, false});
-  }
+  std::vector<Variant*> turns;
+  for (Variant& variant : variants)
+    turns.insert(turns.end(), n_sharing(variant) == 1 ? static_cast<std::size_t>(most) : 1, &variant);
   return turns;
 }
 
 /// One evaluation for each turn, in random order. A prefill begins with an empty KV cache.
-void take_turns(std::vector<Turn>& turns, const std::vector<std::int32_t>& ids, bool is_prefill, bool counts,
+void take_turns(std::vector<Variant*>& turns, const std::vector<std::int32_t>& ids, bool is_prefill, bool counts,
                 std::mt19937& random) {
   std::shuffle(turns.begin(), turns.end(), random);
-  for (const Turn& turn : turns) {
-    Variant& variant = *turn.variant;
+  for (Variant* variant : turns) {
     if (is_prefill)
-      variant.engine.reset(variant.engine.instance);
-    const std::int64_t ns = timed_step(variant, ids);
-    if (counts && turn.counts)
-      (is_prefill ? variant.prefill_ns : variant.decode_ns).push_back(ns);
+      variant->engine.reset(variant->engine.instance);
+    const std::int64_t ns = timed_step(*variant, ids);
+    if (counts)
+      (is_prefill ? variant->prefill_ns : variant->decode_ns).push_back(ns);
   }
 }
 
@@ -149,9 +138,9 @@ int main(int argc, char** argv) {
   const bool one_session = std::count(libraries.begin(), libraries.end(), libraries[0]) == argc - 6;
   if (melt_bench::stop_sharing_blocks() == 0 && !one_session)
     fail("the engines share no memory: they would differ by where theirs lies");
-  std::vector<Turn> prefill_turns, decode_turns = turns_of_a_step(variants);
+  std::vector<Variant*> prefill_turns, decode_turns = turns_of_a_step(variants);
   for (Variant& variant : variants)
-    prefill_turns.push_back({&variant, true});
+    prefill_turns.push_back(&variant);
   for (int round = -1; round < rounds; ++round) {  // round -1 warms up
     // Behind a decode a session builds its graph anew, so that the first prefills do not count.
     for (int prefill = -1; prefill < kPrefillsPerRound; ++prefill)
